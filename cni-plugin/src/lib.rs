@@ -1,0 +1,3 @@
+//! The weft CNI plugin as a library, so that the agent and the tests use the same code as the program that containerd calls.
+
+pub mod node_facts;

@@ -1,0 +1,57 @@
+//! Names and places: the pin directory, the maps and programs in it, the devices and the wire format.
+
+/// Version of everything that is pinned. It is part of the pin directory's path.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Where bpffs holds the maps and programs of this layout, on the node and in the agent's container.
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/weft/v1";
+
+/// The VXLAN device, one a node, in external (collect metadata) mode.
+pub const OVERLAY_DEVICE: &str = "weft0";
+/// Host sides of pod interfaces are named this, then 11 hexadecimal digits.
+pub const POD_DEVICE_PREFIX: &str = "weft";
+/// Link group (`IFLA_GROUP`) of the host sides of all pod interfaces: "weft" in ASCII.
+pub const LINK_GROUP: u32 = 0x7765_6674;
+/// UDP port of VXLAN (RFC 7348).
+pub const VXLAN_PORT: u16 = 4789;
+/// The VXLAN network identifier of pod traffic.
+pub const POD_VNI: u32 = 1;
+/// Bytes that VXLAN adds inside an IPv4 underlay: IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14.
+pub const OVERHEAD_IPV4: u32 = 50;
+/// Bytes that VXLAN adds inside an IPv6 underlay: IPv6 40 + UDP 8 + VXLAN 8 + inner Ethernet 14.
+pub const OVERHEAD_IPV6: u32 = 70;
+
+/// Priority of our `cls_bpf` filters on a clsact qdisc.
+pub const FILTER_PRIORITY: u16 = 1;
+/// Handle of our `cls_bpf` filters.
+pub const FILTER_HANDLE: u32 = 1;
+
+/// Names of the maps. Each is pinned in [`PIN_DIRECTORY`] under its name.
+pub mod map {
+    /// Hash: address of a pod on this node -> [`crate::entries::Endpoint`]. Written by whoever holds the allocation lock.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// Longest prefix match: podCIDR -> [`crate::entries::Node`]. Written by the agent.
+    pub const NODES: &str = "NODES";
+    /// Hash: InternalIP of any node -> [`crate::entries::NodeAddress`]. Written by the agent.
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// Array with one [`crate::entries::Config`]. Written by the agent.
+    pub const CONFIG: &str = "CONFIG";
+    /// Per-CPU array of packet counts by (program, reason), see [`crate::reason::counter_index`]. Written by programs.
+    pub const DROPS: &str = "DROPS";
+
+    /// All maps.
+    pub const ALL: [&str; 5] = [ENDPOINTS, NODES, NODE_ADDRESSES, CONFIG, DROPS];
+}
+
+/// Names of the programs. Each is pinned in [`PIN_DIRECTORY`] under its name.
+pub mod program {
+    /// clsact ingress of the host side of a pod's interface: what the pod sends.
+    pub const FROM_POD: &str = "from_pod";
+    /// clsact egress of the host side of a pod's interface: what the host's stack sends to the pod.
+    pub const TO_POD: &str = "to_pod";
+    /// clsact ingress of [`super::OVERLAY_DEVICE`]: what the kernel decapsulated.
+    pub const FROM_OVERLAY: &str = "from_overlay";
+
+    /// All programs.
+    pub const ALL: [&str; 3] = [FROM_POD, TO_POD, FROM_OVERLAY];
+}

@@ -1,0 +1,86 @@
+//! Why a program did not let a packet through, and where it is counted.
+
+/// A program that counts drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Program {
+    /// What a pod sends.
+    FromPod = 0,
+    /// What the host's stack sends to a pod.
+    ToPod = 1,
+    /// What the VXLAN device received.
+    FromOverlay = 2,
+}
+
+impl Program {
+    /// All programs, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::FromPod, Self::ToPod, Self::FromOverlay];
+
+    /// The name in metrics and tables: that of the program in `layout::program`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => crate::layout::program::FROM_POD,
+            Self::ToPod => crate::layout::program::TO_POD,
+            Self::FromOverlay => crate::layout::program::FROM_OVERLAY,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
+        /// Why a packet was dropped. Numbers are part of the layout: new ones go to the end.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum DropReason { $($(#[doc = $doc])+ $variant = $number,)+ }
+
+        impl DropReason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in metrics and tables.
+            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name),+ } }
+
+            /// One sentence for people.
+            pub const fn explanation(self) -> &'static str { match self { $(Self::$variant => concat!($($doc),+)),+ } }
+        }
+    };
+}
+
+reasons! {
+    /// The packet ends inside a header.
+    Truncated = 0, "truncated";
+    /// Neither IPv4, IPv6 nor ARP.
+    NotIp = 1, "not_ip";
+    /// A neighbour, router or multicast listener message of a link-local address: expected, not answered.
+    LinkLocalIgnored = 2, "link_local_ignored";
+    /// The source is not an address of the pod that sent the packet.
+    SourceNotPod = 3, "source_not_pod";
+    /// The destination is not an address of the pod behind this device.
+    DestinationNotPod = 4, "destination_not_pod";
+    /// The configuration map is empty: the agent has not finished its first start on this node.
+    NotConfigured = 5, "not_configured";
+    /// A helper of the kernel refused (tunnel key, redirect, change of type).
+    HelperFailed = 6, "helper_failed";
+    /// No tunnel metadata: the packet did not come out of a VXLAN packet.
+    NoTunnelKey = 7, "no_tunnel_key";
+    /// A VXLAN network identifier that is not ours.
+    WrongVni = 8, "wrong_vni";
+    /// The outer source is not an InternalIP of any node of the cluster.
+    OuterSourceUnknown = 9, "outer_source_unknown";
+    /// The inner source belongs to no node, or to another one than the outer source.
+    InnerSourceMismatch = 10, "inner_source_mismatch";
+    /// The inner destination is neither a pod of this node, nor in its podCIDR, nor an address of the node itself.
+    NotForThisNode = 11, "not_for_this_node";
+}
+
+/// Reasons that the counter map has room for, a program. More than there are, so that a new reason needs no new layout.
+pub const REASONS_MAX: u32 = 64;
+/// Entries of the counter map.
+pub const COUNTERS: u32 = REASONS_MAX * Program::ALL.len() as u32;
+
+/// The entry of a (program, reason) in the counter map.
+pub const fn counter_index(program: Program, reason: DropReason) -> u32 {
+    program as u32 * REASONS_MAX + reason as u32
+}
+
+const _: () = assert!(DropReason::ALL.len() <= REASONS_MAX as usize);

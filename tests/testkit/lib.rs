@@ -1,0 +1,1 @@
+//! The test bed: real Kubernetes clusters and nodes in namespaces.

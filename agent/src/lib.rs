@@ -1,1 +1,6 @@
-//! The weft agent as a library, so that tests use the same code.
+//! The weft agent as a library, so that the thin program, the `weft` command and the tests use the same code.
+//!
+//! API server -> watch -> convert -> model -> desired -> diff against the kernel -> apply -> BPF maps, links, routes
+
+pub mod datapath;
+pub mod overlay;

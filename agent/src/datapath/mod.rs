@@ -1,0 +1,31 @@
+//! The kernel layer: the only place that imports aya or netlink.
+
+use std::net::IpAddr;
+
+use crate::overlay::state::{Change, OverlayState, Underlay};
+
+/// What the reconciler needs of a kernel: a real one, or a fake one that injects faults.
+#[expect(async_fn_in_trait, reason = "used with concrete types only, on one thread")]
+pub trait Kernel {
+    /// The device that carries these addresses (this node's InternalIPs).
+    async fn underlay(&self, addresses: &[IpAddr]) -> Result<Underlay, KernelError>;
+
+    /// What is there now. `sysctls` names the sysctls to read; those that do not exist are left out.
+    async fn observe(&self, sysctls: &[String]) -> Result<OverlayState, KernelError>;
+
+    /// One step. Applying a step that is already done succeeds.
+    async fn apply(&self, change: &Change) -> Result<(), KernelError>;
+}
+
+/// A request that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {object}: {source}")]
+pub struct KernelError {
+    /// What was asked: "add route", "read map".
+    pub operation: &'static str,
+    /// Of what: "10.244.2.0/24", "NODES".
+    pub object: String,
+    /// What the kernel, or the library in between, said.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

@@ -1,5 +1,7 @@
 //! The kernel layer: the only place that imports aya or netlink.
 
+pub mod fake;
+
 use std::net::IpAddr;
 
 use crate::overlay::state::{Change, OverlayState, Underlay};

@@ -1,0 +1,317 @@
+//! A kernel in memory, for tests: it behaves as the real one where the order of changes matters, and can fail on demand.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use weft_common::layout::OVERLAY_DEVICE;
+
+use super::{Kernel, KernelError};
+use crate::overlay::state::{Change, FilterProgram, OverlayState, RouteKind, Underlay};
+
+/// When a [`FakeKernel`] fails. Faults hit every call of [`Kernel`], `underlay` and `observe` too.
+///
+/// Every second faulty `apply` has done its work before it fails: so does a real one whose answer is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faults {
+    /// Never.
+    None,
+    /// Every nth call: with 3, the third, the sixth and so on.
+    Every(u64),
+    /// Each call with this chance, from a sequence that the seed alone decides.
+    Random {
+        /// Start of the sequence.
+        seed: u64,
+        /// Calls in a hundred that fail.
+        percent: u64,
+    },
+}
+
+/// Holds an [`OverlayState`] and applies [`Change`]s to it.
+///
+/// What depends on something else needs it here too: addresses, overlay routes and filters need `weft0`, a preferred source
+/// must be an address of `weft0`, and whatever hangs on a removed device or address goes with it. A change that does
+/// nothing is not counted as a write.
+#[derive(Debug)]
+pub struct FakeKernel {
+    underlay: Option<Underlay>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: OverlayState,
+    faults: Faults,
+    calls: u64,
+    failed: u64,
+    random: u64,
+    writes: Vec<Change>,
+}
+
+/// The reason of every fault.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+impl FakeKernel {
+    /// A kernel that holds `state`, on a node whose InternalIPs are on the device `underlay`.
+    pub fn new(state: OverlayState, underlay: Underlay) -> Self {
+        let inner = Inner { state, faults: Faults::None, calls: 0, failed: 0, random: 0, writes: Vec::new() };
+        Self { underlay: Some(underlay), inner: Mutex::new(inner) }
+    }
+
+    /// A kernel in which no device carries the InternalIPs.
+    pub fn without_underlay(state: OverlayState) -> Self {
+        let inner = Inner { state, faults: Faults::None, calls: 0, failed: 0, random: 0, writes: Vec::new() };
+        Self { underlay: None, inner: Mutex::new(inner) }
+    }
+
+    /// Fails from now on as `faults` says.
+    pub fn set_faults(&self, faults: Faults) {
+        let mut inner = self.lock();
+        inner.faults = faults;
+        inner.calls = 0;
+        if let Faults::Random { seed, .. } = faults {
+            inner.random = seed;
+        }
+    }
+
+    /// What it holds now.
+    pub fn state(&self) -> OverlayState {
+        self.lock().state.clone()
+    }
+
+    /// Changes what it holds, as somebody else on the node would. Not counted.
+    pub fn edit(&self, edit: impl FnOnce(&mut OverlayState)) {
+        edit(&mut self.lock().state);
+    }
+
+    /// Every change so far that changed something, in order, those included whose answer was lost.
+    pub fn writes(&self) -> Vec<Change> {
+        self.lock().writes.clone()
+    }
+
+    /// How many calls failed by [`Faults`].
+    pub fn failures(&self) -> u64 {
+        self.lock().failed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A test that panicked while it edited has failed anyway.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kernel for FakeKernel {
+    async fn underlay(&self, addresses: &[IpAddr]) -> Result<Underlay, KernelError> {
+        if self.lock().next_call_fails() {
+            return Err(error("find the device of", format!("{addresses:?}"), "injected fault"));
+        }
+        self.underlay
+            .clone()
+            .ok_or_else(|| error("find the device of", format!("{addresses:?}"), "on no device of this node"))
+    }
+
+    async fn observe(&self, sysctls: &[String]) -> Result<OverlayState, KernelError> {
+        let mut inner = self.lock();
+        if inner.next_call_fails() {
+            return Err(error("observe", "the kernel".to_owned(), "injected fault"));
+        }
+        let mut state = inner.state.clone();
+        state.sysctls.retain(|path, _| sysctls.contains(path));
+        Ok(state)
+    }
+
+    async fn apply(&self, change: &Change) -> Result<(), KernelError> {
+        let mut inner = self.lock();
+        let fails = inner.next_call_fails();
+        if fails && inner.failed % 2 == 1 {
+            return Err(error("apply", format!("{change:?}"), "injected fault, nothing was done"));
+        }
+        let before = inner.state.clone();
+        inner.state.step(change).map_err(|reason| error("apply", format!("{change:?}"), reason))?;
+        if inner.state != before {
+            inner.writes.push(change.clone());
+        }
+        if fails {
+            return Err(error("apply", format!("{change:?}"), "injected fault, it was done all the same"));
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn next_call_fails(&mut self) -> bool {
+        self.calls += 1;
+        let fails = match self.faults {
+            Faults::None => false,
+            Faults::Every(nth) => self.calls.is_multiple_of(nth),
+            Faults::Random { percent, .. } => {
+                // An additive sequence through a mixing function (SplitMix64): good enough to spread faults, and the same every time.
+                self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mut mixed = self.random;
+                mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                (mixed ^ (mixed >> 31)) % 100 < percent
+            }
+        };
+        self.failed += u64::from(fails);
+        fails
+    }
+}
+
+/// One change on plain data, with the kernel's rules on what needs what.
+trait Step {
+    fn step(&mut self, change: &Change) -> Result<(), String>;
+    fn remove_device(&mut self);
+    fn need_device(&self) -> Result<(), String>;
+}
+
+impl Step for OverlayState {
+    fn step(&mut self, change: &Change) -> Result<(), String> {
+        match change {
+            Change::CreateDevice(device) => {
+                if self.device.as_ref() != Some(device) {
+                    self.remove_device();
+                    self.device = Some(device.clone());
+                }
+            }
+            Change::SetDevice(wanted) => {
+                let device = self.device.as_mut().ok_or("weft0 does not exist")?;
+                (device.mtu, device.mac, device.up) = (wanted.mtu, wanted.mac, wanted.up);
+            }
+            Change::AddAddress(address) => {
+                self.need_device()?;
+                self.addresses.insert(*address);
+            }
+            Change::RemoveAddress(address) => {
+                self.addresses.remove(address);
+                self.routes.retain(|_, kind| !matches!(kind, RouteKind::Overlay { preferred_source: Some(source), .. } if source == address));
+            }
+            Change::SetSysctl { path, value } => {
+                if path.split('/').any(|part| part == OVERLAY_DEVICE) {
+                    self.need_device()?;
+                }
+                self.sysctls.insert(path.clone(), value.clone());
+            }
+            Change::SetConfig => {
+                self.need_device()?;
+                self.configured = true;
+            }
+            Change::SetNode(pod_cidr, entry) => {
+                self.nodes.insert(*pod_cidr, *entry);
+            }
+            Change::RemoveNode(pod_cidr) => {
+                self.nodes.remove(pod_cidr);
+            }
+            Change::SetNodeAddress(address, entry) => {
+                self.node_addresses.insert(*address, *entry);
+            }
+            Change::RemoveNodeAddress(address) => {
+                self.node_addresses.remove(address);
+            }
+            Change::SetMasquerade(pod_cidrs) => self.masquerade = Some(pod_cidrs.clone()),
+            Change::SetFilter(place, program) => {
+                if place.device == OVERLAY_DEVICE {
+                    self.need_device()?;
+                }
+                self.filters.insert(place.clone(), FilterProgram::Pinned(program.clone()));
+            }
+            Change::SetRoute(destination, kind) => {
+                if let RouteKind::Overlay { preferred_source, .. } = kind {
+                    if !self.device.as_ref().is_some_and(|device| device.up) {
+                        return Err("weft0 does not exist or is down".to_owned());
+                    }
+                    if let Some(source) = preferred_source.filter(|source| !self.addresses.contains(source)) {
+                        return Err(format!("the preferred source {source} is no address of weft0"));
+                    }
+                }
+                self.routes.insert(*destination, kind.clone());
+            }
+            Change::RemoveRoute(destination) => {
+                self.routes.remove(destination);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_device(&mut self) {
+        self.device = None;
+        self.addresses.clear();
+        self.routes.retain(|_, kind| !matches!(kind, RouteKind::Overlay { .. }));
+        self.filters.retain(|place, _| place.device != OVERLAY_DEVICE);
+        self.sysctls.retain(|path, _| !path.split('/').any(|part| part == OVERLAY_DEVICE));
+        // CONFIG names a device index that is gone now.
+        self.configured = false;
+    }
+
+    fn need_device(&self) -> Result<(), String> {
+        if self.device.is_some() { Ok(()) } else { Err("weft0 does not exist".to_owned()) }
+    }
+}
+
+fn error(operation: &'static str, object: String, reason: impl Into<String>) -> KernelError {
+    KernelError { operation, object, source: Box::new(Refused(reason.into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel() -> FakeKernel {
+        FakeKernel::new(OverlayState::default(), Underlay { device: "eth0".to_owned(), mtu: 1500 })
+    }
+
+    fn address() -> IpAddr {
+        [10, 244, 1, 1].into()
+    }
+
+    async fn create(kernel: &FakeKernel) -> Result<(), KernelError> {
+        let device =
+            crate::overlay::state::OverlayDevice { mtu: 1450, mac: [2, 0, 0, 0, 0, 1], shape_is_ours: true, up: true };
+        kernel.apply(&Change::CreateDevice(device)).await
+    }
+
+    #[tokio::test]
+    async fn an_address_needs_the_device() {
+        let kernel = kernel();
+        assert!(kernel.apply(&Change::AddAddress(address())).await.is_err());
+        create(&kernel).await.unwrap();
+        kernel.apply(&Change::AddAddress(address())).await.unwrap();
+        assert!(kernel.state().addresses.contains(&address()));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_already_done_is_no_write() {
+        let kernel = kernel();
+        create(&kernel).await.unwrap();
+        create(&kernel).await.unwrap();
+        assert_eq!(kernel.writes().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_same_seed_gives_the_same_faults() {
+        let mut runs = Vec::new();
+        for _ in 0..2 {
+            let kernel = kernel();
+            kernel.set_faults(Faults::Random { seed: 7, percent: 10 });
+            let mut run = Vec::new();
+            for _ in 0..1000 {
+                run.push(kernel.observe(&[]).await.is_err());
+            }
+            assert!((50..150).contains(&kernel.failures()), "about a tenth fails, here {}", kernel.failures());
+            runs.push(run);
+        }
+        assert_eq!(runs[0], runs[1]);
+    }
+
+    #[tokio::test]
+    async fn every_third_call_fails() {
+        let kernel = kernel();
+        kernel.set_faults(Faults::Every(3));
+        let mut run = Vec::new();
+        for _ in 0..6 {
+            run.push(kernel.observe(&[]).await.is_ok());
+        }
+        assert_eq!(run, [true, true, false, true, true, false]);
+    }
+}

@@ -1,2 +1,42 @@
-//! Placeholder while the workspace is laid out.
+//! The programs that decide what happens to packets, one file a hook. `agent/build.rs` compiles them for the kernel; for the
+//! host this is an empty program, so that the usual cargo commands work on the whole workspace.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod address;
+#[cfg(target_arch = "bpf")]
+mod deliver;
+#[cfg(target_arch = "bpf")]
+mod from_overlay;
+#[cfg(target_arch = "bpf")]
+mod from_pod;
+#[cfg(target_arch = "bpf")]
+mod hop_limit;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod neighbour;
+#[cfg(target_arch = "bpf")]
+mod overlay;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod to_pod;
+#[cfg(target_arch = "bpf")]
+mod verdict;
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+/// The kernel reads it: helpers that are only for programs under the GPL refuse others. We use none of those.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+
+/// Programs cannot panic: the compiler must be able to prove it, or this is an endless loop that the verifier refuses.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,292 @@
+//! The pinned maps: one typed accessor each. Only this file and the programs know their names and shapes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use ipnetwork::IpNetwork;
+use weft_common::address::{self, AddressBytes};
+use weft_common::entries::{self, Config, Endpoint, Node, NodeAddress};
+use weft_common::layout::map;
+use weft_common::reason::{COUNTERS, DropReason, Program, counter_index};
+
+use crate::overlay::state::NodeEntry;
+
+/// `BPF_F_NO_PREALLOC`: memory grows with the entries. Longest prefix maps have no other way.
+const NO_PREALLOC: u32 = 1;
+
+/// What makes a pinned map usable by the programs and the code of this layout.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MapShape {
+    /// The kind of map.
+    pub kind: MapType,
+    /// Bytes in a key.
+    pub key_size: u32,
+    /// Bytes in a value (in one CPU's value, for a per-CPU map).
+    pub value_size: u32,
+    /// Most entries.
+    pub max_entries: u32,
+    /// Flags of its creation.
+    pub flags: u32,
+}
+
+impl MapShape {
+    /// Shapes of all maps of this layout, by name. They say in numbers what the programs declare; a test compares the two.
+    pub const ALL: [(&'static str, Self); map::ALL.len()] = [
+        (map::ENDPOINTS, Self::of::<AddressBytes, Endpoint>(MapType::Hash, entries::MAX_ENDPOINTS, NO_PREALLOC)),
+        (map::NODES, Self::of::<Key<AddressBytes>, Node>(MapType::LpmTrie, entries::MAX_NODES, NO_PREALLOC)),
+        (
+            map::NODE_ADDRESSES,
+            Self::of::<AddressBytes, NodeAddress>(MapType::Hash, entries::MAX_NODE_ADDRESSES, NO_PREALLOC),
+        ),
+        (map::CONFIG, Self::of::<u32, Config>(MapType::Array, 1, 0)),
+        (map::DROPS, Self::of::<u32, u64>(MapType::PerCpuArray, COUNTERS, 0)),
+    ];
+
+    const fn of<K, V>(kind: MapType, max_entries: u32, flags: u32) -> Self {
+        Self { kind, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, max_entries, flags }
+    }
+
+    fn of_pinned(path: &Path) -> Result<Self, MapError> {
+        let info = MapInfo::from_pin(path)?;
+        Ok(Self {
+            kind: info.map_type()?,
+            key_size: info.key_size(),
+            value_size: info.value_size(),
+            max_entries: info.max_entries(),
+            flags: info.map_flags(),
+        })
+    }
+}
+
+impl fmt::Display for MapShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, key_size, value_size, max_entries, flags } = self;
+        write!(f, "{kind:?}, key {key_size}, value {value_size}, {max_entries} entries, flags {flags:#x}")
+    }
+}
+
+/// A pinned map that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    /// The pin is absent or unreadable.
+    #[error("open map {}: {source}; the agent makes it when it starts: see that it runs and that bpffs is mounted", path.display())]
+    Open {
+        /// The pin.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It is not a map of this layout. The kernel would take it, and packets would go wrong.
+    #[error(
+        "map {} is ({found}), this version of weft needs ({expected}); somebody else made it: drain the node, remove {} and restart the agent",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    Shape {
+        /// The pin.
+        path: PathBuf,
+        /// What is there.
+        found: MapShape,
+        /// What this layout has.
+        expected: MapShape,
+    },
+    /// Reading or writing failed.
+    #[error("{operation} {entry} of map {}: {source}", path.display())]
+    Access {
+        /// "read", "write", "delete".
+        operation: &'static str,
+        /// The entry, or "all entries".
+        entry: String,
+        /// The pin.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// The maps in a pin directory. It holds no descriptor: each call opens the pin, so a map pinned anew is never missed.
+#[derive(Clone, Debug)]
+pub struct Maps {
+    directory: PathBuf,
+}
+
+impl Maps {
+    /// Checks that every map of this layout is pinned in `directory` and has the right shape.
+    pub fn open(directory: &Path) -> Result<Self, MapsError> {
+        for (name, expected) in MapShape::ALL {
+            check_shape(directory.join(name), expected)?;
+        }
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// All podCIDRs and the nodes that own them.
+    pub fn nodes(&self) -> Result<BTreeMap<IpNetwork, NodeEntry>, MapsError> {
+        let entries = self.nodes_map()?.iter().collect::<Result<Vec<_>, _>>();
+        let entries = entries.map_err(|error| self.failed("read", map::NODES, "all entries", error))?;
+        Ok(entries
+            .into_iter()
+            .filter_map(|(key, node)| Some((network(&key)?, entry(node.tunnel, node.flags))))
+            .collect())
+    }
+
+    /// Adds or replaces the owner of a podCIDR.
+    pub fn set_node(&self, pod_cidr: IpNetwork, node: NodeEntry) -> Result<(), MapsError> {
+        let value = Node { tunnel: address::to_bytes(node.tunnel), flags: node.flags() };
+        let written = self.nodes_map()?.insert(&prefix(pod_cidr), value, 0);
+        written.map_err(|error| self.failed("write", map::NODES, pod_cidr, error))
+    }
+
+    /// Removes a podCIDR. One that is not there is no error.
+    pub fn remove_node(&self, pod_cidr: IpNetwork) -> Result<(), MapsError> {
+        let removed = self.nodes_map()?.remove(&prefix(pod_cidr));
+        unless_absent(removed).map_err(|error| self.failed("delete", map::NODES, pod_cidr, error))
+    }
+
+    /// All InternalIPs and the nodes that have them.
+    pub fn node_addresses(&self) -> Result<BTreeMap<IpAddr, NodeEntry>, MapsError> {
+        let entries = self.node_addresses_map()?.iter().collect::<Result<Vec<_>, _>>();
+        let entries = entries.map_err(|error| self.failed("read", map::NODE_ADDRESSES, "all entries", error))?;
+        Ok(entries.into_iter().map(|(key, node)| (address::from_bytes(key), entry(node.tunnel, node.flags))).collect())
+    }
+
+    /// Adds or replaces the node that has an InternalIP.
+    pub fn set_node_address(&self, address: IpAddr, node: NodeEntry) -> Result<(), MapsError> {
+        let value = NodeAddress { tunnel: address::to_bytes(node.tunnel), flags: node.flags() };
+        let written = self.node_addresses_map()?.insert(address::to_bytes(address), value, 0);
+        written.map_err(|error| self.failed("write", map::NODE_ADDRESSES, address, error))
+    }
+
+    /// Removes an InternalIP. One that is not there is no error.
+    pub fn remove_node_address(&self, address: IpAddr) -> Result<(), MapsError> {
+        let removed = self.node_addresses_map()?.remove(&address::to_bytes(address));
+        unless_absent(removed).map_err(|error| self.failed("delete", map::NODE_ADDRESSES, address, error))
+    }
+
+    /// What the programs know of this node; all zeros until somebody wrote it.
+    pub fn config(&self) -> Result<Config, MapsError> {
+        let read = self.config_map()?.get(&0, 0);
+        read.map_err(|error| self.failed("read", map::CONFIG, "entry 0", error))
+    }
+
+    /// Tells the programs what they must know of this node.
+    pub fn set_config(&self, config: Config) -> Result<(), MapsError> {
+        let written = self.config_map()?.set(0, config, 0);
+        written.map_err(|error| self.failed("write", map::CONFIG, "entry 0", error))
+    }
+
+    /// The addresses of the pods on this node. The plugin writes them.
+    pub fn endpoints(&self) -> Result<BTreeMap<IpAddr, Endpoint>, MapsError> {
+        let entries = self.endpoints_map()?.iter().collect::<Result<Vec<_>, _>>();
+        let entries = entries.map_err(|error| self.failed("read", map::ENDPOINTS, "all entries", error))?;
+        Ok(entries.into_iter().map(|(key, endpoint)| (address::from_bytes(key), endpoint)).collect())
+    }
+
+    /// Packets dropped since the maps were made, for every program and reason, zeros included.
+    pub fn drops(&self) -> Result<Vec<(Program, DropReason, u64)>, MapsError> {
+        let counters: PerCpuArray<_, u64> = self.typed(map::DROPS)?;
+        let pairs =
+            Program::ALL.into_iter().flat_map(|program| DropReason::ALL.iter().map(move |&reason| (program, reason)));
+        pairs
+            .map(|(program, reason)| {
+                let per_cpu = counters.get(&counter_index(program, reason), 0);
+                let per_cpu = per_cpu.map_err(|error| self.failed("read", map::DROPS, reason.name(), error))?;
+                Ok((program, reason, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+
+    fn endpoints_map(&self) -> Result<HashMap<MapData, AddressBytes, Endpoint>, MapsError> {
+        self.typed(map::ENDPOINTS)
+    }
+
+    fn nodes_map(&self) -> Result<LpmTrie<MapData, AddressBytes, Node>, MapsError> {
+        self.typed(map::NODES)
+    }
+
+    fn node_addresses_map(&self) -> Result<HashMap<MapData, AddressBytes, NodeAddress>, MapsError> {
+        self.typed(map::NODE_ADDRESSES)
+    }
+
+    fn config_map(&self) -> Result<Array<MapData, Config>, MapsError> {
+        self.typed(map::CONFIG)
+    }
+
+    fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, MapsError> {
+        let path = self.directory.join(name);
+        let opened = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(M::try_from);
+        opened.map_err(|error| MapsError::Open { path, source: said(error) })
+    }
+
+    fn failed(&self, operation: &'static str, name: &str, entry: impl fmt::Display, error: MapError) -> MapsError {
+        MapsError::Access { operation, entry: entry.to_string(), path: self.directory.join(name), source: said(error) }
+    }
+}
+
+/// Fails when a map that is already pinned in `directory` has another shape than this layout's. One that is absent is no error:
+/// loading the programs makes it.
+pub(super) fn check_existing(directory: &Path) -> Result<(), MapsError> {
+    for (name, expected) in MapShape::ALL {
+        match check_shape(directory.join(name), expected) {
+            Err(MapsError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => (),
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn check_shape(path: PathBuf, expected: MapShape) -> Result<(), MapsError> {
+    match MapShape::of_pinned(&path) {
+        Ok(found) if found == expected => Ok(()),
+        Ok(found) => Err(MapsError::Shape { path, found, expected }),
+        Err(error) => Err(MapsError::Open { path, source: said(error) }),
+    }
+}
+
+/// What the kernel said, in the form that prints its reason.
+fn said(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::KeyNotFound => io::ErrorKind::NotFound.into(),
+        other => io::Error::other(other),
+    }
+}
+
+/// Removing what is not there is done already.
+fn unless_absent(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn entry(tunnel: AddressBytes, flags: u32) -> NodeEntry {
+    NodeEntry { tunnel: address::from_bytes(tunnel), local: flags & entries::LOCAL != 0 }
+}
+
+fn prefix(network: IpNetwork) -> Key<AddressBytes> {
+    Key::new(address::prefix_bits(network.ip(), network.prefix()), address::to_bytes(network.network()))
+}
+
+/// The network of a key; `None` for a prefix that is no podCIDR of either family, which nobody writes.
+fn network(key: &Key<AddressBytes>) -> Option<IpNetwork> {
+    let address = address::from_bytes(key.data());
+    let bits = key.prefix_len().checked_sub(address::prefix_bits(address, 0))?;
+    IpNetwork::new(address, u8::try_from(bits).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_keys_of_both_families_come_back_as_they_were() {
+        for text in ["10.244.2.0/24", "0.0.0.0/0", "10.0.0.1/32", "fd00:10:244:2::/64", "::/0", "fd00::1/128"] {
+            let expected: IpNetwork = text.parse().unwrap();
+            assert_eq!(network(&prefix(expected)), Some(expected));
+        }
+    }
+}

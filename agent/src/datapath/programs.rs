@@ -1,0 +1,181 @@
+//! Loading and pinning the programs.
+//!
+//! What runs in the kernel outlives the agent. A program that is already pinned, is the same to the instruction and uses the
+//! same maps is kept, so that a restart of the agent changes nothing; a new one takes the old one's name in one rename, so
+//! that whoever opens the pin meanwhile finds one of the two.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::pin::PinError;
+use aya::programs::{ProgramError, ProgramFd, ProgramInfo, SchedClassifier};
+use aya::{EbpfError, EbpfLoader};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use weft_common::layout::{map, program};
+
+use crate::datapath::maps::{self, Maps, MapsError};
+
+/// Appended to a program's name while it waits to be renamed. bpffs allows no dots.
+const NEW: &str = "_new";
+
+/// Programs that could not be loaded or found.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramsError {
+    /// The pin directory is not on a BPF file system.
+    #[error("{} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf", .0.display())]
+    NotBpffs(PathBuf),
+    /// A file operation in the pin directory failed.
+    #[error("{operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A pinned map is not ours.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// The object or its maps were refused.
+    #[error("load the eBPF object: {}; weft needs Linux 5.10 or newer and CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON", causes(.0))]
+    Object(#[source] Box<EbpfError>),
+    /// The object has no program of that name.
+    #[error("the eBPF object has no program {0} of the type classifier; build it again: cargo build")]
+    Missing(&'static str),
+    /// A program was refused, or its pin cannot be read.
+    #[error("{operation} program {name}: {source}")]
+    Program {
+        /// What was tried.
+        operation: &'static str,
+        /// The program.
+        name: &'static str,
+        /// What the kernel said; the verifier's log, where there is one.
+        source: io::Error,
+    },
+    /// A new program cannot be pinned.
+    #[error("pin the new program at {}: {source}", path.display())]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A pinned program, held open.
+#[derive(Debug)]
+pub struct PinnedProgram {
+    /// The kernel's number of it. Another number is another program, even where the instructions are the same.
+    pub id: u32,
+    /// A descriptor to attach it with.
+    pub fd: ProgramFd,
+}
+
+impl PinnedProgram {
+    /// Opens the program pinned under one of the names in [`program`].
+    pub fn open(directory: &Path, name: &'static str) -> Result<Self, ProgramsError> {
+        let failed = |error| ProgramsError::Program { operation: "open the pinned", name, source: said(error) };
+        let info = ProgramInfo::from_pin(directory.join(name)).map_err(failed)?;
+        Ok(Self { id: info.id(), fd: info.fd().map_err(failed)? })
+    }
+}
+
+/// Loads and pins maps and programs of [`super::object::OBJECT`], or keeps what is pinned. Gives the pinned programs by name.
+pub fn load(directory: &Path, object: &[u8]) -> Result<BTreeMap<&'static str, PinnedProgram>, ProgramsError> {
+    create_directory(directory)?;
+    maps::check_existing(directory)?;
+    // Kernels before 5.11 charge maps to this limit. Newer ones do not, and there a refusal does not matter.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+
+    let mut loader = EbpfLoader::new();
+    for name in map::ALL {
+        loader.map_pin_path(name, directory.join(name));
+    }
+    let mut loaded = loader.load(object).map_err(|error| ProgramsError::Object(Box::new(error)))?;
+    Maps::open(directory)?;
+    for name in program::ALL {
+        let program = loaded.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|_| ProgramsError::Missing(name))?;
+        program.load().map_err(|error| ProgramsError::Program { operation: "load", name, source: said(error) })?;
+        pin(directory, name, program)?;
+    }
+    program::ALL.into_iter().map(|name| Ok((name, PinnedProgram::open(directory, name)?))).collect()
+}
+
+fn create_directory(directory: &Path) -> Result<(), ProgramsError> {
+    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
+    let found = statfs(existing).map_err(|errno| ProgramsError::File {
+        operation: "examine",
+        path: existing.to_owned(),
+        source: errno.into(),
+    })?;
+    if found.filesystem_type() != BPF_FS_MAGIC {
+        return Err(ProgramsError::NotBpffs(directory.to_owned()));
+    }
+    fs::create_dir_all(directory).map_err(|source| ProgramsError::File {
+        operation: "create",
+        path: directory.to_owned(),
+        source,
+    })
+}
+
+/// Pins a loaded program, unless the pinned one is the same.
+fn pin(directory: &Path, name: &'static str, program: &mut SchedClassifier) -> Result<(), ProgramsError> {
+    let failed = |operation| move |error| ProgramsError::Program { operation, name, source: said(error) };
+    let path = directory.join(name);
+    if path.exists() {
+        let pinned =
+            ProgramInfo::from_pin(&path).and_then(|info| identity(&info)).map_err(failed("examine the pinned"))?;
+        let new = program.info().and_then(|info| identity(&info)).map_err(failed("examine the new"))?;
+        if pinned == new {
+            return Ok(());
+        }
+    }
+    let new_path = directory.join(format!("{name}{NEW}"));
+    match fs::remove_file(&new_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(ProgramsError::File { operation: "remove the left-over", path: new_path, source: error });
+        }
+        _ => (),
+    }
+    program.pin(&new_path).map_err(|error| ProgramsError::Pin { path: new_path.clone(), source: pin_said(error) })?;
+    fs::rename(&new_path, &path).map_err(|source| ProgramsError::File { operation: "rename a pin to", path, source })
+}
+
+/// Equal for programs that do the same: a hash of the instructions, and the maps that they use.
+fn identity(info: &ProgramInfo) -> Result<(u64, Vec<u32>), ProgramError> {
+    let mut maps = info.map_ids()?.unwrap_or_default();
+    maps.sort_unstable();
+    Ok((info.tag(), maps))
+}
+
+/// What the kernel said, in the form that prints its reason.
+fn said(error: ProgramError) -> io::Error {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+fn pin_said(error: PinError) -> io::Error {
+    match error {
+        PinError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+/// An error with all its causes: aya names a failed call in the outer one, and the reason in the inner one.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,90 @@
+//! The pinned maps: one typed accessor each. Nobody else here knows their names.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::sk_buff::SkBuff;
+use weft_common::address::AddressBytes;
+use weft_common::entries::{
+    Config, Endpoint, LOCAL, MAX_ENDPOINTS, MAX_NODE_ADDRESSES, MAX_NODES, Node as NodeValue, NodeAddress,
+};
+use weft_common::reason::{COUNTERS, DropReason, Program, counter_index};
+
+use crate::address::Address;
+
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+static ENDPOINTS: HashMap<AddressBytes, Endpoint, { MAX_ENDPOINTS as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+static NODES: LpmTrie<AddressBytes, NodeValue, { MAX_NODES as usize }, NO_PREALLOC> = LpmTrie::new();
+#[btf_map]
+static NODE_ADDRESSES: HashMap<AddressBytes, NodeAddress, { MAX_NODE_ADDRESSES as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+static DROPS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
+
+/// A node, found by an address in its podCIDR or by an InternalIP.
+#[derive(Clone, Copy)]
+pub struct Node {
+    /// The address between that node and this one; the node's identity.
+    pub tunnel: Address,
+    /// It is the node that we run on.
+    pub local: bool,
+}
+
+/// The pod of this node that has an address.
+#[inline(always)]
+pub fn endpoint(address: &Address) -> Option<&'static Endpoint> {
+    // SAFETY: nobody changes an entry in place: the kernel replaces whole entries, and frees old ones only after the program.
+    unsafe { ENDPOINTS.get(address.bytes()) }
+}
+
+/// Whether an address is of the pod behind the device of a packet.
+#[inline(always)]
+pub fn is_endpoint_of(skb: &SkBuff, address: &Address) -> bool {
+    // SAFETY: the kernel gives programs a valid context.
+    endpoint(address).is_some_and(|endpoint| endpoint.ifindex == unsafe { (*skb.skb).ifindex })
+}
+
+/// Whether an address is in a podCIDR of this node, or the node's own.
+#[inline(always)]
+pub fn is_of_this_node(address: &Address) -> bool {
+    node_of_pod(address).or_else(|| node_of_address(address)).is_some_and(|node| node.local)
+}
+
+/// The node that owns the podCIDR of an address.
+#[inline(always)]
+pub fn node_of_pod(address: &Address) -> Option<Node> {
+    let node = NODES.get(&Key::new(128, *address.bytes()))?;
+    Some(Node { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
+}
+
+/// The node that has an InternalIP.
+#[inline(always)]
+pub fn node_of_address(address: &Address) -> Option<Node> {
+    // SAFETY: as for endpoints.
+    let node = unsafe { NODE_ADDRESSES.get(address.bytes()) }?;
+    Some(Node { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
+}
+
+/// The index of the VXLAN device.
+#[inline(always)]
+pub fn overlay_ifindex() -> Result<u32, DropReason> {
+    match CONFIG.get(0) {
+        Some(config) if config.overlay_ifindex != 0 => Ok(config.overlay_ifindex),
+        _ => Err(DropReason::NotConfigured),
+    }
+}
+
+/// Counts a dropped packet.
+#[inline(always)]
+pub fn count(program: Program, reason: DropReason) {
+    if let Some(counter) = DROPS.get_ptr_mut(counter_index(program, reason)) {
+        // SAFETY: the counter is this CPU's own, and a program is not interrupted by another one of the same hook.
+        unsafe { *counter += 1 };
+    }
+}

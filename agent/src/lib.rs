@@ -2,5 +2,8 @@
 //!
 //! API server -> watch -> convert -> model -> desired -> diff against the kernel -> apply -> BPF maps, links, routes
 
+pub mod bootstrap;
 pub mod datapath;
+pub mod kubernetes;
+pub mod model;
 pub mod overlay;

@@ -1,3 +1,12 @@
 //! The overlay between nodes: what it should be, what differs, and the loop that brings one to the other.
 
+pub mod change;
+pub mod claims;
+pub mod desired;
+pub mod diff;
+pub mod driver;
+pub mod plan;
+pub mod pod_devices;
+pub mod reconcile;
 pub mod state;
+pub mod sysctls;

@@ -1,0 +1,4 @@
+//! The cluster as the agent needs it: plain data that knows neither Kubernetes' types nor the kernel's.
+
+pub mod cluster;
+pub mod problem;

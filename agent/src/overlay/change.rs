@@ -1,0 +1,89 @@
+//! What a [`Change`] is called in logs and metrics, and what it depends on.
+
+use std::fmt;
+
+use weft_common::layout::{OVERLAY_DEVICE, map};
+
+use super::diff::is_of_overlay_device;
+use super::plan::Plan;
+use super::state::{Change, Hook, RouteKind};
+
+impl Change {
+    /// The kind, as a metric's label.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::CreateDevice(_) => "create_device",
+            Self::SetDevice(_) => "set_device",
+            Self::AddAddress(_) => "add_address",
+            Self::RemoveAddress(_) => "remove_address",
+            Self::SetSysctl { .. } => "set_sysctl",
+            Self::SetConfig => "set_config",
+            Self::SetNode(..) => "set_node",
+            Self::RemoveNode(_) => "remove_node",
+            Self::SetNodeAddress(..) => "set_node_address",
+            Self::RemoveNodeAddress(_) => "remove_node_address",
+            Self::SetMasquerade(_) => "set_masquerade",
+            Self::SetFilter(..) => "set_filter",
+            Self::SetRoute(..) => "set_route",
+            Self::RemoveRoute(_) => "remove_route",
+        }
+    }
+
+    /// The object in the kernel.
+    pub fn object(&self) -> String {
+        match self {
+            Self::CreateDevice(_) | Self::SetDevice(_) => format!("device {OVERLAY_DEVICE}"),
+            Self::AddAddress(address) | Self::RemoveAddress(address) => format!("address {address} of {OVERLAY_DEVICE}"),
+            Self::SetSysctl { path, .. } => format!("sysctl {path}"),
+            Self::SetConfig => format!("map {}", map::CONFIG),
+            Self::SetNode(pod_cidr, _) | Self::RemoveNode(pod_cidr) => format!("map {} entry {pod_cidr}", map::NODES),
+            Self::SetNodeAddress(address, _) | Self::RemoveNodeAddress(address) => {
+                format!("map {} entry {address}", map::NODE_ADDRESSES)
+            }
+            Self::SetMasquerade(_) => "nftables table weft".to_owned(),
+            Self::SetFilter(place, _) => {
+                let hook = if place.hook == Hook::Ingress { "ingress" } else { "egress" };
+                format!("filter {} {hook}", place.device)
+            }
+            Self::SetRoute(destination, _) | Self::RemoveRoute(destination) => format!("route {destination}"),
+        }
+    }
+
+    /// Whether it cannot succeed without `weft0`.
+    pub fn needs_device(&self) -> bool {
+        match self {
+            Self::SetDevice(_) | Self::AddAddress(_) | Self::SetConfig | Self::SetRoute(_, RouteKind::Overlay { .. }) => true,
+            Self::SetSysctl { path, .. } => is_of_overlay_device(path),
+            Self::SetFilter(place, _) => place.device == OVERLAY_DEVICE,
+            _ => false,
+        }
+    }
+
+    /// Whether this node cannot work without it. What concerns one other node, one pod, or something too much can fail
+    /// without making this node useless.
+    pub fn is_essential(&self, plan: &Plan) -> bool {
+        match self {
+            Self::CreateDevice(_) | Self::SetDevice(_) | Self::AddAddress(_) | Self::SetSysctl { .. } | Self::SetConfig => true,
+            Self::SetMasquerade(_) => true,
+            Self::SetNode(pod_cidr, _) | Self::SetRoute(pod_cidr, _) => plan.pod_cidrs.contains(pod_cidr),
+            Self::SetNodeAddress(address, _) => plan.internal_ips.contains(address),
+            Self::SetFilter(place, _) => place.device == OVERLAY_DEVICE,
+            Self::RemoveAddress(_) | Self::RemoveNode(_) | Self::RemoveNodeAddress(_) | Self::RemoveRoute(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = self.kind().split('_').next().unwrap_or_default();
+        write!(f, "{verb} {}", self.object())?;
+        match self {
+            Self::SetSysctl { value, .. } => write!(f, " to {value}"),
+            Self::SetFilter(_, name) => write!(f, " to program {name}"),
+            Self::SetNode(_, entry) | Self::SetNodeAddress(_, entry) => write!(f, " to node {}", entry.tunnel),
+            Self::SetRoute(_, RouteKind::Overlay { tunnel_destination, .. }) => write!(f, " to node {tunnel_destination}"),
+            Self::SetRoute(_, RouteKind::Unreachable) => f.write_str(" to unreachable"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What must change, in an order in which every step finds what it needs and no step cuts off what still runs.
+
+use std::collections::BTreeMap;
+
+use weft_common::layout::OVERLAY_DEVICE;
+
+use super::state::{Change, FilterProgram, OverlayState, RouteKind};
+use super::sysctls;
+
+/// The changes from `observed` to `desired`; empty when there is nothing to do.
+///
+/// New things come before old ones go: the maps know a node before a route leads to it, and a route is gone before the maps
+/// forget its node. An address of `weft0` goes last, because the kernel removes the routes that name it as their source.
+pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let after_device;
+    let observed = match device_change(desired, observed) {
+        Some(change @ Change::CreateDevice(_)) => {
+            after_device = without_device(observed);
+            changes.push(change);
+            &after_device
+        }
+        change => {
+            changes.extend(change);
+            observed
+        }
+    };
+    changes.extend(desired.addresses.difference(&observed.addresses).map(|address| Change::AddAddress(*address)));
+    changes.extend(sysctl_changes(desired, observed));
+    if desired.configured && !observed.configured {
+        changes.push(Change::SetConfig);
+    }
+    changes.extend(set(&desired.node_addresses, &observed.node_addresses, |address, entry| Change::SetNodeAddress(*address, *entry)));
+    changes.extend(set(&desired.nodes, &observed.nodes, |pod_cidr, entry| Change::SetNode(*pod_cidr, *entry)));
+    if let Some(pod_cidrs) = &desired.masquerade
+        && desired.masquerade != observed.masquerade
+    {
+        changes.push(Change::SetMasquerade(pod_cidrs.clone()));
+    }
+    changes.extend(filter_changes(desired, observed));
+    changes.extend(set(&desired.routes, &observed.routes, |destination, route| Change::SetRoute(*destination, route.clone())));
+
+    changes.extend(gone(&desired.routes, &observed.routes).map(|destination| Change::RemoveRoute(*destination)));
+    changes.extend(gone(&desired.nodes, &observed.nodes).map(|pod_cidr| Change::RemoveNode(*pod_cidr)));
+    changes.extend(gone(&desired.node_addresses, &observed.node_addresses).map(|address| Change::RemoveNodeAddress(*address)));
+    changes.extend(observed.addresses.difference(&desired.addresses).map(|address| Change::RemoveAddress(*address)));
+    changes
+}
+
+fn device_change(desired: &OverlayState, observed: &OverlayState) -> Option<Change> {
+    let wanted = desired.device.as_ref()?;
+    match &observed.device {
+        Some(device) if device == wanted => None,
+        Some(device) if device.shape_is_ours => Some(Change::SetDevice(wanted.clone())),
+        _ => Some(Change::CreateDevice(wanted.clone())),
+    }
+}
+
+/// What is left of a state when `weft0` is made anew.
+fn without_device(observed: &OverlayState) -> OverlayState {
+    let mut state = observed.clone();
+    state.device = None;
+    state.configured = false;
+    state.addresses.clear();
+    state.routes.retain(|_, route| !matches!(route, RouteKind::Overlay { .. }));
+    state.filters.retain(|place, _| place.device != OVERLAY_DEVICE);
+    state.sysctls.retain(|path, _| !is_of_overlay_device(path));
+    state
+}
+
+/// Whether a sysctl belongs to `weft0`, and comes and goes with it.
+pub fn is_of_overlay_device(sysctl: &str) -> bool {
+    sysctl.split('/').any(|part| part == OVERLAY_DEVICE)
+}
+
+fn sysctl_changes(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
+    let mut changed: Vec<_> = desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(value)).collect();
+    changed.sort_by_key(|(path, _)| sysctls::rank(path));
+    changed.into_iter().map(|(path, value)| Change::SetSysctl { path: path.clone(), value: value.clone() }).collect()
+}
+
+fn filter_changes(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
+    let differs = |place, wanted: &FilterProgram| observed.filters.get(place) != Some(wanted);
+    let wanted = desired.filters.iter().filter_map(|(place, filter)| match filter {
+        FilterProgram::Pinned(name) => differs(place, filter).then(|| Change::SetFilter(place.clone(), name.clone())),
+        FilterProgram::Other => None,
+    });
+    wanted.collect()
+}
+
+fn set<'a, K: Ord, V: PartialEq>(
+    desired: &'a BTreeMap<K, V>,
+    observed: &'a BTreeMap<K, V>,
+    change: impl Fn(&K, &V) -> Change + 'a,
+) -> impl Iterator<Item = Change> + 'a {
+    desired.iter().filter(|(key, value)| observed.get(key) != Some(value)).map(move |(key, value)| change(key, value))
+}
+
+fn gone<'a, K: Ord, V>(desired: &'a BTreeMap<K, V>, observed: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> + 'a {
+    observed.keys().filter(|key| !desired.contains_key(key))
+}

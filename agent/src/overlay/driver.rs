@@ -1,0 +1,149 @@
+//! When a pass of [`super::reconcile`] runs: the cluster changed, somebody disturbed the kernel, a change was refused, or half a
+//! minute went by. One task; others get snapshots.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::plan::Blocked;
+use super::pod_devices::Records;
+use super::reconcile::{Comparison, Pass, Reconciler};
+use crate::datapath::Kernel;
+use crate::model::cluster::Cluster;
+use crate::model::problem::Problem;
+
+/// Changes of the cluster come in bunches: one pass for all.
+const BATCH: Duration = Duration::from_millis(20);
+/// A disturbed kernel is given this time to come to rest, because one change makes several messages.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Least time between two passes that the kernel asked for: a node that starts many pods makes a message for each.
+const GAP: Duration = Duration::from_secs(1);
+/// Most time between two passes: whatever no message told of is found then.
+const PERIOD: Duration = Duration::from_secs(30);
+/// First and longest wait after a pass in which the kernel refused something.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), PERIOD);
+/// How often the loop shows that it is alive while it has nothing to do.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// What the loop knows, for everybody else.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The cluster that the last pass used; `None` before the first list.
+    pub cluster: Option<Arc<Cluster>>,
+    /// The last pass; `None` before the first list.
+    pub pass: Option<Arc<Pass>>,
+    /// What keeps the plugin and its configuration from being installed, after the last pass that was in sync.
+    pub installation: Option<Vec<Problem>>,
+    /// The loop was alive at this time.
+    pub alive: Instant,
+    /// Everything essential was in the kernel at this time.
+    pub in_sync: Option<Instant>,
+}
+
+impl Snapshot {
+    /// Before anything happened.
+    pub fn at_start() -> Self {
+        Self { cluster: None, pass: None, installation: None, alive: Instant::now(), in_sync: None }
+    }
+}
+
+/// Asks the loop to compare now, without changing anything.
+#[derive(Debug)]
+pub struct Question(pub oneshot::Sender<Result<Comparison, Blocked>>);
+
+/// What follows a pass.
+pub trait AfterPass {
+    /// Installs what pods need, once the kernel is in sync. What is in the way is returned.
+    fn in_sync(&mut self, comparison: &Comparison) -> Vec<Problem>;
+    /// Counts.
+    fn passed(&mut self, pass: &Pass, took: Duration);
+}
+
+/// The loop. Ends only when the watch of the API server has ended.
+pub async fn run<K: Kernel, R: Records>(
+    mut reconciler: Reconciler<'_, K, R>,
+    mut cluster: watch::Receiver<Option<Arc<Cluster>>>,
+    mut disturbances: impl Stream<Item = ()> + Unpin,
+    mut questions: mpsc::Receiver<Question>,
+    snapshot: watch::Sender<Snapshot>,
+    mut after: impl AfterPass,
+) {
+    let mut due: Option<Instant> = None;
+    let mut retry = RETRY.0;
+    let mut last = Instant::now();
+    let mut disturbances_ended = false;
+    loop {
+        let heartbeat = Instant::now() + HEARTBEAT;
+        tokio::select! {
+            changed = cluster.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                due = earlier(due, Instant::now() + BATCH);
+            }
+            disturbance = disturbances.next(), if !disturbances_ended => {
+                disturbances_ended = disturbance.is_none();
+                // Before the first list there is nothing to bring the kernel to.
+                due = due.map(|due| due.min((Instant::now() + SETTLE).max(last + GAP)));
+            }
+            Some(Question(answer)) = questions.recv() => {
+                let now = cluster.borrow().clone();
+                let compared = match now {
+                    Some(cluster) => reconciler.compare(&cluster).await,
+                    None => Err(Blocked(vec![not_listed()])),
+                };
+                // Whoever asked may have gone.
+                let _ = answer.send(compared);
+            }
+            () = sleep_until(due.unwrap_or(heartbeat).min(heartbeat)) => {
+                let now = cluster.borrow_and_update().clone();
+                match now {
+                    Some(cluster) if due.is_some_and(|due| due <= Instant::now()) => {
+                        let began = Instant::now();
+                        let pass = reconciler.pass(&cluster).await;
+                        last = Instant::now();
+                        after.passed(&pass, last - began);
+                        let failed = pass.comparison.is_err() || !pass.failures.is_empty();
+                        due = Some(last + if failed { retry } else { PERIOD });
+                        retry = if failed { (retry * 2).min(RETRY.1) } else { RETRY.0 };
+                        publish(&snapshot, cluster, pass, &mut after);
+                    }
+                    _ => snapshot.send_modify(|snapshot| snapshot.alive = Instant::now()),
+                }
+            }
+        }
+    }
+}
+
+/// The problem of a node whose agent has not heard of the cluster yet.
+pub fn not_listed() -> Problem {
+    Problem::new(
+        "API server",
+        "the nodes have not been listed since the agent started; what is in the kernel stays as it is",
+        "see the agent's log and `weft status` for why the API server does not answer",
+    )
+}
+
+fn publish(snapshot: &watch::Sender<Snapshot>, cluster: Arc<Cluster>, pass: Pass, after: &mut impl AfterPass) {
+    let installation = match &pass.comparison {
+        Ok(comparison) if pass.is_in_sync() => Some(after.in_sync(comparison)),
+        _ => None,
+    };
+    let now = Instant::now();
+    snapshot.send_modify(|snapshot| {
+        snapshot.alive = now;
+        if installation.is_some() {
+            snapshot.in_sync = Some(now);
+            snapshot.installation = installation;
+        }
+        snapshot.cluster = Some(cluster);
+        snapshot.pass = Some(Arc::new(pass));
+    });
+}
+
+fn earlier(due: Option<Instant>, new: Instant) -> Option<Instant> {
+    Some(due.map_or(new, |due| due.min(new)))
+}

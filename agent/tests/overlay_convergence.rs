@@ -1,0 +1,245 @@
+//! Whatever the kernel holds, and however often it refuses, passes end in the desired state and then write nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use proptest::collection::{btree_map, btree_set};
+use proptest::option;
+use proptest::prelude::*;
+use weft_agent::datapath::fake::{FakeKernel, Faults};
+use weft_agent::model::cluster::{Cluster, Node};
+use weft_agent::overlay::pod_devices::PodDevices;
+use weft_agent::overlay::reconcile::Reconciler;
+use weft_agent::overlay::state::{
+    FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, RouteKind, Underlay,
+};
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    let v4 = (0..8u8).prop_map(|last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
+    let v6 = (0..8u16).prop_map(|last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)));
+    prop_oneof![v4, v6]
+}
+
+fn pod_cidr() -> impl Strategy<Value = IpNetwork> {
+    let v4 = (0..8u8).prop_map(|third| IpNetwork::new(Ipv4Addr::new(10, 244, third, 0).into(), 24).unwrap());
+    let v6 = (0..8u16).prop_map(|n| IpNetwork::new(Ipv6Addr::new(0xfd00, 0, 0, n, 0, 0, 0, 0).into(), 64).unwrap());
+    prop_oneof![v4, v6]
+}
+
+fn gateway() -> impl Strategy<Value = IpAddr> {
+    (0..8u8).prop_map(|third| IpAddr::V4(Ipv4Addr::new(10, 244, third, 1)))
+}
+
+fn entry() -> impl Strategy<Value = NodeEntry> {
+    (address(), any::<bool>()).prop_map(|(tunnel, local)| NodeEntry { tunnel, local })
+}
+
+fn route() -> impl Strategy<Value = RouteKind> {
+    let overlay = (address(), address(), option::of(gateway())).prop_map(|(source, destination, preferred)| {
+        RouteKind::Overlay { tunnel_source: source, tunnel_destination: destination, preferred_source: preferred }
+    });
+    prop_oneof![
+        Just(RouteKind::Unreachable),
+        overlay,
+        Just(RouteKind::Foreign { seen: "via 192.0.2.9 dev eth0".to_owned() })
+    ]
+}
+
+fn filter() -> impl Strategy<Value = (FilterPlace, FilterProgram)> {
+    let device = prop_oneof![Just("weft0"), Just("weft00000000001"), Just("weft00000000002")].prop_map(str::to_owned);
+    let program = prop_oneof![
+        Just(FilterProgram::Other),
+        Just(FilterProgram::Pinned("from_pod".to_owned())),
+        Just(FilterProgram::Pinned("from_overlay".to_owned()))
+    ];
+    (device, any::<bool>(), program).prop_map(|(device, ingress, program)| {
+        (FilterPlace { device, hook: if ingress { Hook::Ingress } else { Hook::Egress } }, program)
+    })
+}
+
+fn sysctl() -> impl Strategy<Value = (String, String)> {
+    let path = prop_oneof![
+        Just("net/ipv4/ip_forward"),
+        Just("net/ipv6/conf/all/forwarding"),
+        Just("net/ipv6/conf/eth0/forwarding"),
+        Just("net/ipv6/conf/eth0/accept_ra"),
+        Just("net/ipv4/conf/weft0/rp_filter"),
+        Just("net/ipv4/somebody/elses"),
+    ];
+    (path.prop_map(str::to_owned), (0..3u8).prop_map(|value| value.to_string()))
+}
+
+prop_compose! {
+    /// Any state that a kernel can be in: what hangs on `weft0` is there only with it.
+    fn kernel_state()(
+        device in option::of((1280..1600u32, any::<[u8; 6]>(), any::<bool>(), any::<bool>())),
+        addresses in btree_set(gateway(), 0..4),
+        routes in btree_map(pod_cidr(), route(), 0..8),
+        nodes in btree_map(pod_cidr(), entry(), 0..8),
+        node_addresses in btree_map(address(), entry(), 0..8),
+        configured in any::<bool>(),
+        masquerade in option::of(btree_set(pod_cidr(), 0..3)),
+        sysctls in proptest::collection::vec(sysctl(), 0..6),
+        filters in proptest::collection::vec(filter(), 0..6),
+    ) -> OverlayState {
+        let device = device.map(|(mtu, mac, shape_is_ours, up)| OverlayDevice { mtu, mac, shape_is_ours, up });
+        let exists = device.is_some();
+        OverlayState {
+            addresses: if exists { addresses } else { BTreeSet::new() },
+            routes: routes.into_iter().filter(|(_, route)| exists || !matches!(route, RouteKind::Overlay { .. })).collect(),
+            configured: exists && configured,
+            filters: filters.into_iter().filter(|(place, _)| exists || place.device != "weft0").collect(),
+            sysctls: sysctls.into_iter().filter(|(path, _)| exists || !path.contains("weft0")).collect(),
+            device, nodes, node_addresses, masquerade,
+        }
+    }
+}
+
+prop_compose! {
+    /// Any cluster, conflicts included. The node `one` always has an address and a podCIDR that nobody else claims.
+    fn cluster()(
+        peers in btree_map("[a-e]", (proptest::collection::vec(address(), 0..3), proptest::collection::vec(pod_cidr(), 0..3), any::<bool>(), 0..3i64), 0..5),
+        ipv6 in any::<bool>(),
+    ) -> Cluster {
+        let mut nodes: BTreeMap<String, Node> = peers.into_iter().map(|(name, (internal_ips, pod_cidrs, deleting, created))| {
+            (name.clone(), Node { name, internal_ips, pod_cidrs, deleting, created, network_unavailable: None })
+        }).collect();
+        let mut pod_cidrs = vec!["10.244.100.0/24".parse().unwrap()];
+        if ipv6 {
+            pod_cidrs.push("fd00:0:0:100::/64".parse().unwrap());
+        }
+        nodes.insert("one".to_owned(), Node {
+            name: "one".to_owned(), internal_ips: vec!["192.0.2.100".parse().unwrap()], pod_cidrs, ..Node::default()
+        });
+        Cluster { nodes, problems: Vec::new() }
+    }
+}
+
+fn pods() -> PodDevices {
+    PodDevices { names: BTreeSet::from(["weft00000000001".to_owned()]), problems: Vec::new() }
+}
+
+fn reconciler(kernel: &FakeKernel) -> Reconciler<'_, FakeKernel, PodDevices> {
+    Reconciler::new(kernel, pods(), "one".to_owned())
+}
+
+fn underlay() -> Underlay {
+    Underlay { device: "eth0".to_owned(), mtu: 1500 }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+proptest! {
+    #[test]
+    fn one_pass_brings_any_kernel_to_the_desired_state_and_the_next_writes_nothing(
+        state in kernel_state(), cluster in cluster(),
+    ) {
+        block_on(async {
+            let kernel = FakeKernel::new(state, underlay());
+            let pass = reconciler(&kernel).pass(&cluster).await;
+            prop_assert!(pass.failures.is_empty(), "{:?}", pass.failures);
+            let writes = kernel.writes().len();
+            // A new reconciler, as after a restart of the agent.
+            let again = reconciler(&kernel).pass(&cluster).await;
+            prop_assert_eq!(kernel.writes().len(), writes, "{:?}", kernel.writes());
+            prop_assert!(again.applied.is_empty(), "{:?}", again.applied);
+            prop_assert!(again.is_in_sync());
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn with_faults_in_every_tenth_call_it_gets_there_all_the_same(
+        state in kernel_state(), before in cluster(), after in cluster(), seed in any::<u64>(),
+    ) {
+        block_on(async {
+            let kernel = FakeKernel::new(state, underlay());
+            kernel.set_faults(Faults::Random { seed, percent: 10 });
+            let mut reconciler = reconciler(&kernel);
+            for cluster in [&before, &after] {
+                // 10 % of at most some 60 calls: a dozen passes is far more than enough.
+                for _ in 0..12 {
+                    reconciler.pass(cluster).await;
+                }
+            }
+            kernel.set_faults(Faults::None);
+            let last = reconciler.pass(&after).await;
+            prop_assert!(last.applied.is_empty() && last.is_in_sync(), "{:?}", last.applied);
+            Ok(())
+        })?;
+    }
+}
+
+fn two_nodes() -> Cluster {
+    let node = |name: &str, last: u8| {
+        let node = Node {
+            name: name.to_owned(),
+            internal_ips: vec![Ipv4Addr::new(192, 0, 2, last).into()],
+            pod_cidrs: vec![IpNetwork::new(Ipv4Addr::new(10, 244, last, 0).into(), 24).unwrap()],
+            ..Node::default()
+        };
+        (name.to_owned(), node)
+    };
+    Cluster { nodes: BTreeMap::from([node("one", 1), node("two", 2)]), problems: Vec::new() }
+}
+
+#[tokio::test]
+async fn what_somebody_else_changed_is_put_back_and_counted_but_our_own_work_is_not() {
+    let kernel = FakeKernel::new(OverlayState::default(), underlay());
+    let mut reconciler = reconciler(&kernel);
+    let first = reconciler.pass(&two_nodes()).await;
+    assert!(first.is_in_sync() && !first.applied.is_empty());
+    assert_eq!(first.repaired, 0);
+
+    kernel.edit(|state| {
+        state.routes.clear();
+        state.masquerade = None;
+    });
+    let mut cluster = two_nodes();
+    cluster.nodes.get_mut("two").unwrap().pod_cidrs = vec!["10.244.9.0/24".parse().unwrap()];
+    let second = reconciler.pass(&cluster).await;
+    // Put back: the own unreachable route and the masquerade. New: everything of two's new range.
+    assert_eq!(second.repaired, 2, "{:?}", second.applied);
+    assert!(second.applied.len() > 2);
+}
+
+#[tokio::test]
+async fn without_the_device_one_failure_is_reported_and_not_all_that_follow_from_it() {
+    let kernel = FakeKernel::new(OverlayState::default(), underlay());
+    // The third call is the first change: the device.
+    kernel.set_faults(Faults::Every(3));
+    let pass = reconciler(&kernel).pass(&two_nodes()).await;
+    assert!(!pass.is_in_sync());
+    assert!(pass.failures.iter().any(|failure| failure.object == "device weft0" && failure.essential));
+    assert!(pass.failures.iter().all(|failure| !failure.object.contains("address 10.244")), "{:?}", pass.failures);
+}
+
+#[tokio::test]
+async fn a_peer_whose_route_is_refused_does_not_make_this_node_useless() {
+    let kernel = FakeKernel::new(OverlayState::default(), underlay());
+    let mut reconciler = reconciler(&kernel);
+    reconciler.pass(&two_nodes()).await;
+    kernel.edit(|state| {
+        state.routes.remove(&"10.244.2.0/24".parse().unwrap());
+    });
+    kernel.set_faults(Faults::Every(3));
+    let pass = reconciler.pass(&two_nodes()).await;
+    assert_eq!(pass.failures.len(), 1, "{:?}", pass.failures);
+    assert!(pass.is_in_sync() && !pass.failures[0].essential);
+}
+
+#[tokio::test]
+async fn nothing_changes_while_the_node_has_lost_its_range() {
+    let kernel = FakeKernel::new(OverlayState::default(), underlay());
+    let mut reconciler = reconciler(&kernel);
+    reconciler.pass(&two_nodes()).await;
+    let before = kernel.state();
+    let mut cluster = two_nodes();
+    cluster.nodes.get_mut("one").unwrap().pod_cidrs.clear();
+    let pass = reconciler.pass(&cluster).await;
+    assert!(pass.comparison.is_err() && !pass.is_in_sync());
+    assert_eq!(kernel.state(), before);
+}

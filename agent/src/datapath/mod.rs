@@ -1,6 +1,20 @@
 //! The kernel layer: the only place that imports aya or netlink.
 
+mod addresses;
 pub mod fake;
+mod filters;
+pub mod kernel;
+mod links;
+pub mod maps;
+mod masquerade;
+mod netfilter;
+pub mod notifications;
+pub mod object;
+pub mod programs;
+pub mod requests;
+pub mod requirements;
+pub mod routes;
+pub mod sysctl;
 
 use std::net::IpAddr;
 
@@ -9,7 +23,7 @@ use crate::overlay::state::{Change, OverlayState, Underlay};
 /// What the reconciler needs of a kernel: a real one, or a fake one that injects faults.
 #[expect(async_fn_in_trait, reason = "used with concrete types only, on one thread")]
 pub trait Kernel {
-    /// The device that carries these addresses (this node's InternalIPs).
+    /// The device that carries these addresses (this node's InternalIPs): that of the first, with the smallest MTU of all.
     async fn underlay(&self, addresses: &[IpAddr]) -> Result<Underlay, KernelError>;
 
     /// What is there now. `sysctls` names the sysctls to read; those that do not exist are left out.
@@ -30,4 +44,15 @@ pub struct KernelError {
     /// What the kernel, or the library in between, said.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl KernelError {
+    /// For `map_err`: says what was asked, and of what.
+    fn of<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        operation: &'static str,
+        object: impl Into<String>,
+    ) -> impl FnOnce(E) -> Self {
+        let object = object.into();
+        move |source| Self { operation, object, source: source.into() }
+    }
 }

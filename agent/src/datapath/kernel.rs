@@ -1,0 +1,184 @@
+//! The kernel of this node, by netlink, pinned maps and sysctls.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use weft_common::entries::Config;
+use weft_common::layout::{LINK_GROUP, OVERLAY_DEVICE, map, program};
+
+use super::links::Link;
+use super::maps::Maps;
+use super::netfilter::Netfilter;
+use super::programs::{PinnedProgram, ProgramsError};
+use super::requests::Requests;
+use super::{Kernel, KernelError, addresses, filters, links, masquerade, routes, sysctl};
+use crate::overlay::state::{Change, FilterPlace, OverlayState, RouteKind, Underlay};
+
+/// What the nftables table is called in errors.
+const MASQUERADE: &str = "nftables table inet weft";
+
+/// The kernel of the network namespace in which it was opened. Sysctls are those of the calling thread's namespace.
+#[derive(Clone, Debug)]
+pub struct LinuxKernel {
+    requests: Requests,
+    netfilter: Netfilter,
+    maps: Maps,
+    pin_directory: PathBuf,
+    sysctl_root: PathBuf,
+}
+
+/// No device has one of this node's addresses.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the node has no device with this address, although its Node object names it as InternalIP: compare `ip address` with \
+     `kubectl get node -o wide`, and set the kubelet's --node-ip where the Node object is wrong"
+)]
+struct AddressOnNoDevice;
+
+/// A device went, or never was.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no such device")]
+struct NoDevice;
+
+/// Nobody loads a program of that name.
+#[derive(Debug, thiserror::Error)]
+#[error("weft has no program of this name")]
+struct NoProgram;
+
+impl LinuxKernel {
+    /// Connects to the kernel. The programs must have been loaded: `pin_directory` holds the maps. `sysctl_root` is where
+    /// `/proc/sys` of the node is found. Needs a running tokio runtime.
+    pub fn open(pin_directory: &Path, sysctl_root: &Path) -> Result<Self, KernelError> {
+        Ok(Self {
+            requests: Requests::open().map_err(KernelError::of("open", "rtnetlink"))?,
+            netfilter: Netfilter::open().map_err(KernelError::of("open", "netfilter's netlink"))?,
+            maps: Maps::open(pin_directory).map_err(KernelError::of("open", "the pinned maps"))?,
+            pin_directory: pin_directory.to_owned(),
+            sysctl_root: sysctl_root.to_owned(),
+        })
+    }
+
+    /// The programs that are pinned now. An agent of another version may have pinned others meanwhile.
+    fn pinned(&self) -> Result<BTreeMap<&'static str, PinnedProgram>, ProgramsError> {
+        program::ALL.into_iter().map(|name| Ok((name, PinnedProgram::open(&self.pin_directory, name)?))).collect()
+    }
+
+    async fn device(&self, name: &str) -> Result<Link, KernelError> {
+        let found = links::find(&self.requests, name).await.map_err(KernelError::of("find device", name))?;
+        found.ok_or_else(|| KernelError::of("find device", name)(NoDevice))
+    }
+
+    async fn set_filter(&self, place: &FilterPlace, name: &str) -> Result<(), KernelError> {
+        let object = format!("{name} on {} {:?}", place.device, place.hook);
+        let known = program::ALL.into_iter().find(|known| *known == name);
+        let known = known.ok_or_else(|| KernelError::of("find program", name)(NoProgram))?;
+        let program = PinnedProgram::open(&self.pin_directory, known).map_err(KernelError::of("open program", name))?;
+        let device = self.device(&place.device).await?;
+        let attached = filters::set(&self.requests, device.index, place.hook, name, &program).await;
+        attached.map_err(KernelError::of("attach filter", object))
+    }
+
+    async fn remove_address(&self, address: IpAddr) -> Result<(), KernelError> {
+        let failed = || KernelError::of("remove address", address.to_string());
+        // Without the device there is no address on it.
+        match links::find(&self.requests, OVERLAY_DEVICE).await.map_err(failed())? {
+            Some(device) => addresses::remove(&self.requests, device.index, address).await.map_err(failed()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Kernel for LinuxKernel {
+    async fn underlay(&self, addresses: &[IpAddr]) -> Result<Underlay, KernelError> {
+        const READ: &str = "read the devices of the addresses";
+        let object = || addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+        let present = addresses::list(&self.requests).await.map_err(KernelError::of(READ, object()))?;
+        let devices = links::list(&self.requests).await.map_err(KernelError::of(READ, object()))?;
+        let mut underlay: Option<Underlay> = None;
+        for address in addresses {
+            let carrier = present.iter().find(|entry| entry.address.ip() == *address);
+            let carrier = carrier.and_then(|entry| devices.iter().find(|device| device.index == entry.device));
+            let missing = || KernelError::of("find the device of", address.to_string())(AddressOnNoDevice);
+            let carrier = carrier.ok_or_else(missing)?;
+            let first = underlay.get_or_insert_with(|| Underlay { device: carrier.name.clone(), mtu: carrier.mtu });
+            first.mtu = first.mtu.min(carrier.mtu);
+        }
+        underlay.ok_or_else(|| KernelError::of("find the device of", "no address")(AddressOnNoDevice))
+    }
+
+    async fn observe(&self, sysctls: &[String]) -> Result<OverlayState, KernelError> {
+        let devices = links::list(&self.requests).await.map_err(KernelError::of("list", "devices"))?;
+        let overlay = devices.iter().find(|device| device.name == OVERLAY_DEVICE);
+        let index = overlay.map(|device| device.index);
+        let addresses = addresses::list(&self.requests).await.map_err(KernelError::of("list", "addresses"))?;
+        let pinned = self.pinned().map_err(KernelError::of("open", "the pinned programs"))?;
+        let with_filters = devices.iter().filter(|device| device.group == LINK_GROUP || device.name == OVERLAY_DEVICE);
+        let config = self.maps.config().map_err(KernelError::of("read map", map::CONFIG))?;
+        Ok(OverlayState {
+            device: overlay.map(Link::overlay_device),
+            addresses: index.map(|index| addresses::of_overlay(&addresses, index)).unwrap_or_default(),
+            routes: routes::list(&self.requests, index).await.map_err(KernelError::of("list", "routes"))?,
+            nodes: self.maps.nodes().map_err(KernelError::of("read map", map::NODES))?,
+            node_addresses: self.maps.node_addresses().map_err(KernelError::of("read map", map::NODE_ADDRESSES))?,
+            configured: index == Some(config.overlay_ifindex),
+            masquerade: masquerade::read(&self.netfilter).await.map_err(KernelError::of("read", MASQUERADE))?,
+            sysctls: sysctl::read(&self.sysctl_root, sysctls).map_err(KernelError::of("read", "sysctls"))?,
+            filters: filters::list(&self.requests, with_filters, &pinned)
+                .await
+                .map_err(KernelError::of("list", "filters"))?,
+        })
+    }
+
+    async fn apply(&self, change: &Change) -> Result<(), KernelError> {
+        match change {
+            Change::CreateDevice(device) => links::create_overlay(&self.requests, device)
+                .await
+                .map_err(KernelError::of("create device", OVERLAY_DEVICE)),
+            Change::SetDevice(device) => {
+                let index = self.device(OVERLAY_DEVICE).await?.index;
+                links::set(&self.requests, index, device).await.map_err(KernelError::of("set device", OVERLAY_DEVICE))
+            }
+            Change::AddAddress(address) => {
+                let index = self.device(OVERLAY_DEVICE).await?.index;
+                let added = addresses::add(&self.requests, index, *address).await;
+                added.map_err(KernelError::of("add address", address.to_string()))
+            }
+            Change::RemoveAddress(address) => self.remove_address(*address).await,
+            Change::SetSysctl { path, value } => sysctl::write(&self.sysctl_root, path, value)
+                .map_err(KernelError::of("write sysctl", format!("{path} = {value}"))),
+            Change::SetConfig => {
+                let overlay_ifindex = self.device(OVERLAY_DEVICE).await?.index;
+                self.maps.set_config(Config { overlay_ifindex }).map_err(KernelError::of("write map", map::CONFIG))
+            }
+            Change::SetNode(pod_cidr, entry) => {
+                self.maps.set_node(*pod_cidr, *entry).map_err(KernelError::of("write map", map::NODES))
+            }
+            Change::RemoveNode(pod_cidr) => {
+                self.maps.remove_node(*pod_cidr).map_err(KernelError::of("write map", map::NODES))
+            }
+            Change::SetNodeAddress(address, entry) => {
+                self.maps.set_node_address(*address, *entry).map_err(KernelError::of("write map", map::NODE_ADDRESSES))
+            }
+            Change::RemoveNodeAddress(address) => {
+                self.maps.remove_node_address(*address).map_err(KernelError::of("write map", map::NODE_ADDRESSES))
+            }
+            Change::SetMasquerade(pod_cidrs) => {
+                masquerade::replace(&self.netfilter, pod_cidrs).await.map_err(KernelError::of("write", MASQUERADE))
+            }
+            Change::SetFilter(place, program) => self.set_filter(place, program).await,
+            Change::SetRoute(destination, kind) => {
+                // Only routes through weft0 name a device; index 0 is no device.
+                let overlay = match kind {
+                    RouteKind::Overlay { .. } => self.device(OVERLAY_DEVICE).await?.index,
+                    RouteKind::Unreachable | RouteKind::Foreign { .. } => 0,
+                };
+                let set = routes::set(&self.requests, overlay, *destination, kind).await;
+                set.map_err(KernelError::of("set route", destination.to_string()))
+            }
+            Change::RemoveRoute(destination) => routes::remove(&self.requests, *destination)
+                .await
+                .map_err(KernelError::of("remove route", destination.to_string())),
+        }
+    }
+}

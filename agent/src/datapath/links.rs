@@ -1,0 +1,143 @@
+//! Network devices: `weft0`, the host sides of pod interfaces, and what carries the node's addresses.
+
+use libc::{EEXIST, ENODEV};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
+use weft_common::layout::{OVERLAY_DEVICE, VXLAN_PORT};
+
+use super::requests::{NetlinkError, Requests, unless};
+use crate::overlay::state::OverlayDevice;
+
+/// A device, as far as somebody here wants to know.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    pub(super) mtu: u32,
+    pub(super) group: u32,
+    mac: [u8; 6],
+    up: bool,
+    /// Whether it answers ARP and neighbour discovery.
+    arp: bool,
+    /// Whether what only its creation can set is as ours.
+    made_as_ours: bool,
+}
+
+impl Link {
+    /// What it is as an overlay device.
+    pub(super) fn overlay_device(&self) -> OverlayDevice {
+        OverlayDevice { mtu: self.mtu, mac: self.mac, shape_is_ours: self.made_as_ours && !self.arp, up: self.up }
+    }
+}
+
+/// All devices.
+pub(super) async fn list(requests: &Requests) -> Result<Vec<Link>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    // Counters are half of the answer and nobody here reads them.
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let answers = requests.dump(RouteNetlinkMessage::GetLink(message)).await?;
+    Ok(answers
+        .iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(link(message)),
+            _ => None,
+        })
+        .collect())
+}
+
+/// The device of that name.
+pub(super) async fn find(requests: &Requests, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    match requests.get(RouteNetlinkMessage::GetLink(message)).await {
+        Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(Some(link(&message))),
+        Ok(_) => Ok(None),
+        Err(error) if error.is(ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes `weft0`. One that was made in another way is removed first; one that was made as ours is only set.
+pub(super) async fn create_overlay(requests: &Requests, device: &OverlayDevice) -> Result<(), NetlinkError> {
+    if let Some(present) = find(requests, OVERLAY_DEVICE).await? {
+        if present.made_as_ours {
+            return set(requests, present.index, device).await;
+        }
+        let delete = LinkUnspec::new_with_index(present.index).build();
+        unless(ENODEV, requests.change(RouteNetlinkMessage::DelLink(delete), 0).await)?;
+    }
+    let builder = LinkMessageBuilder::<LinkVxlan>::new(OVERLAY_DEVICE)
+        .collect_metadata(true)
+        .port(VXLAN_PORT)
+        .learning(false)
+        .udp_zero_csum6_rx(true)
+        .arp(false)
+        .mtu(device.mtu)
+        .address(device.mac.to_vec());
+    let message = if device.up { builder.up() } else { builder }.build();
+    let created = requests.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await;
+    created.map_err(|error| match error {
+        NetlinkError::Refused { error, reason } if error.raw_os_error() == Some(EEXIST) => {
+            let hint = format!(
+                "another VXLAN device uses UDP port {VXLAN_PORT}: see `ip -d link show type vxlan`, remove the other network plugin's device"
+            );
+            let reason = reason.map_or(hint.clone(), |reason| format!("{reason}; {hint}"));
+            NetlinkError::Refused { error, reason: Some(reason) }
+        }
+        other => other,
+    })
+}
+
+/// Sets MTU, MAC address and state of `weft0`.
+///
+/// No ARP: nobody behind the tunnel could answer for a pod. Frames then go out with the device's own MAC address as
+/// destination, and `from_overlay` takes them on the other side whatever it is.
+pub(super) async fn set(requests: &Requests, index: u32, device: &OverlayDevice) -> Result<(), NetlinkError> {
+    let builder = LinkUnspec::new_with_index(index).arp(false).mtu(device.mtu).address(device.mac.to_vec());
+    let message = if device.up { builder.up() } else { builder.down() }.build();
+    requests.change(RouteNetlinkMessage::SetLink(message), 0).await
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        group: 0,
+        mac: [0; 6],
+        up: message.header.flags.contains(LinkFlags::Up),
+        arp: !message.header.flags.contains(LinkFlags::Noarp),
+        made_as_ours: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Group(group) => link.group = *group,
+            // Other lengths are devices without Ethernet.
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
+            LinkAttribute::LinkInfo(infos) => {
+                link.made_as_ours = infos.contains(&LinkInfo::Kind(InfoKind::Vxlan)) && infos.iter().any(made_as_ours);
+            }
+            _ => (),
+        }
+    }
+    link
+}
+
+fn made_as_ours(info: &LinkInfo) -> bool {
+    let LinkInfo::Data(InfoData::Vxlan(settings)) = info else { return false };
+    [
+        InfoVxlan::CollectMetadata(true),
+        InfoVxlan::Port(VXLAN_PORT),
+        InfoVxlan::Learning(false),
+        InfoVxlan::UDPZeroCsumRX(true),
+    ]
+    .iter()
+    .all(|ours| settings.contains(ours))
+}

@@ -5,14 +5,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, ChildStdin};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{cache, leftovers};
+use crate::{cache, leftovers, reexec};
 
 /// In an instance's folder: held with flock by its owner.
 const LOCK: &str = "lock";
@@ -28,6 +28,8 @@ pub struct Instance {
     folder: PathBuf,
     numbers: AtomicU32,
     _lock: Flock<File>,
+    // Its end tells the janitor that the owner has gone.
+    _janitor: Option<ChildStdin>,
 }
 
 impl Instance {
@@ -49,7 +51,8 @@ impl Instance {
         // Kubelet's and the cluster's keys lie below: nobody else's business.
         DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let Some(lock) = try_lock(&folder)? else { bail!("{} is locked by another process", folder.display()) };
-        Ok(Arc::new(Self { id: id.to_owned(), folder, numbers: AtomicU32::new(0), _lock: lock }))
+        let janitor = reexec::start_janitor(id)?;
+        Ok(Arc::new(Self { id: id.to_owned(), folder, numbers: AtomicU32::new(0), _lock: lock, _janitor: janitor }))
     }
 
     /// The instance that tests of this process share. It lives until the last value that uses it is dropped.
@@ -90,21 +93,30 @@ impl Instance {
     }
 }
 
-impl Drop for Instance {
-    fn drop(&mut self) {
-        if self.folder.join(KEPT).exists() {
-            return;
-        }
+impl Instance {
+    /// Removes everything that carries its name, unless it was [kept](Instance::keep). Safe to call twice.
+    pub(crate) fn end(&self) {
         // Nobody is left to hand an error to, but a person may want to know.
-        if let Err(error) = leftovers::remove(&self.id) {
+        if let Err(error) = leftovers::remove_unless_kept(&self.id) {
             eprintln!("weft: cannot remove test bed {}: {error:#}", self.id);
         }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 /// Whether an instance with this id is there, with an owner or kept.
 pub fn exists(id: &str) -> bool {
     cache::run_folder().join(id).exists()
+}
+
+/// Whether an instance stays although it has no owner.
+pub fn is_kept(id: &str) -> bool {
+    cache::run_folder().join(id).join(KEPT).exists()
 }
 
 /// Removes an instance that has no living owner: a kept one, or one that a crash left. False when there is none.

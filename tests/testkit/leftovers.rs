@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::{command, output};
-use crate::{cache, cgroup, netns, wait};
+use crate::{cache, cgroup, instance, netns, wait};
 
 /// How long killed processes may take to go.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -31,22 +31,53 @@ pub(crate) fn remove(id: &str) -> Result<()> {
     let prefix = prefix(id);
     let namespaces = named(Path::new(netns::FOLDER), &prefix)?;
     let groups = cgroup::named(&prefix)?;
-    wait::until(LIMIT, "the processes of the test bed to end", || kill_inside(&namespaces, &groups))?;
+    remove_processes(&namespaces, &groups)?;
     wait::until(LIMIT, "the control groups of the test bed to go", || {
         groups.iter().try_for_each(|path| cgroup::remove(path))
     })?;
     let folder = cache::run_folder().join(id);
     unmount_below(&folder)?;
-    for path in &namespaces {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        output(&mut command(["ip", "netns", "delete", &name]))?;
-    }
+    delete_namespaces(&namespaces)?;
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", folder.display()))
         }
         _ => Ok(()),
     }
+}
+
+/// Ends what runs in named network namespaces, and removes them. Those that are gone already do not matter.
+pub(crate) fn remove_namespaces(paths: &[PathBuf]) -> Result<()> {
+    let present: Vec<PathBuf> = paths.iter().filter(|path| path.exists()).cloned().collect();
+    remove_processes(&present, &[])?;
+    delete_namespaces(&present)
+}
+
+/// Ends a node: its processes, control groups and namespace.
+pub(crate) fn remove_node(namespace: &Path, groups: &[PathBuf]) -> Result<()> {
+    let namespaces = [namespace.to_owned()];
+    remove_processes(&namespaces, groups)?;
+    wait::until(LIMIT, "the control groups of the node to go", || {
+        groups.iter().try_for_each(|path| cgroup::remove(path))
+    })?;
+    delete_namespaces(&namespaces)
+}
+
+fn remove_processes(namespaces: &[PathBuf], groups: &[PathBuf]) -> Result<()> {
+    wait::until(LIMIT, "the processes of the test bed to end", || kill_inside(namespaces, groups))
+}
+
+fn delete_namespaces(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        output(&mut command(["ip", "netns", "delete", &name]))?;
+    }
+    Ok(())
+}
+
+/// What the janitor of an instance does when the owner has gone.
+pub(crate) fn remove_unless_kept(id: &str) -> Result<()> {
+    if instance::is_kept(id) { Ok(()) } else { remove(id) }
 }
 
 /// Entries of a folder whose names begin with `prefix`. A folder that is not there has none.

@@ -4,9 +4,24 @@
 //! dead owner left.
 
 pub mod cache;
+pub mod certificates;
 pub mod cgroup;
+pub mod cluster;
 pub mod command;
+mod control_plane;
+pub mod image;
+pub mod images;
 pub mod instance;
+pub mod kubeconfig;
+pub mod kubectl;
+mod kubelet;
 mod leftovers;
+mod machine;
 pub mod netns;
+pub mod network;
+pub mod node;
+mod node_init;
+pub mod plan;
+pub mod reexec;
+pub mod tools;
 pub mod wait;

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,17 +16,25 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::command::{command, output};
 use crate::instance::Instance;
+use crate::leftovers;
 
 /// Where `ip netns` keeps named namespaces.
 pub const FOLDER: &str = "/run/netns";
 
-/// A network namespace with its loopback up. Dropping it removes it; when its owner dies first, the next start does.
+/// A network namespace with its loopback up. Dropping it ends what runs inside and removes it; when its owner dies first, the
+/// next start does.
 #[derive(Debug)]
 pub struct Namespace {
-    name: String,
-    file: Arc<File>,
+    view: View,
     // Keeps the lock that says that the namespace has a living owner.
     _instance: Arc<Instance>,
+}
+
+/// A named network namespace that somebody else makes and removes.
+#[derive(Debug, Clone)]
+pub struct View {
+    name: String,
+    file: Arc<File>,
 }
 
 impl Namespace {
@@ -40,11 +49,33 @@ impl Namespace {
     pub fn in_instance(instance: &Arc<Instance>, name: &str) -> Result<Self> {
         let name = instance.name(name);
         output(&mut command(["ip", "netns", "add", &name]))?;
-        let path = Path::new(FOLDER).join(&name);
-        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let namespace = Self { name, file: Arc::new(file), _instance: Arc::clone(instance) };
+        let namespace = Self { view: View::open(&name)?, _instance: Arc::clone(instance) };
         namespace.run(["ip", "link", "set", "lo", "up"])?;
         Ok(namespace)
+    }
+}
+
+impl Deref for Namespace {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Nobody is left to tell; what stays is removed by the next start.
+        let _ = leftovers::remove_namespaces(&[self.path()]);
+    }
+}
+
+impl View {
+    /// Opens a namespace by its name.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = Path::new(FOLDER).join(name);
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { name: name.to_owned(), file: Arc::new(file) })
     }
 
     /// Its name, as `ip netns` prints it.
@@ -119,15 +150,8 @@ impl Namespace {
     }
 }
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // Nobody is left to tell; what stays is removed by the next start.
-        let _ = output(&mut command(["ip", "netns", "delete", &self.name]));
-    }
-}
-
 /// Connects two namespaces by a veth pair with the given device names, both up.
-pub fn veth(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()> {
+pub fn veth(one: (&View, &str), other: (&View, &str)) -> Result<()> {
     let ((from, name), (to, peer)) = (one, other);
     from.run(["ip", "link", "add", name, "type", "veth", "peer", "name", peer, "netns", to.name()])?;
     from.run(["ip", "link", "set", name, "up"])?;
@@ -165,7 +189,7 @@ mod tests {
         let folder = instance.folder().to_owned();
         drop(instance);
         let id = folder.file_name().unwrap().to_str().unwrap().to_owned();
-        crate::leftovers::remove(&id).unwrap();
+        leftovers::remove(&id).unwrap();
         std::mem::forget(namespace);
         assert!(!child.wait().unwrap().success());
         assert!(!folder.exists());

@@ -1,0 +1,70 @@
+//! Pod networks that are not ours: Debian's ptp plugin and a static route for every node. It proves the test bed, and is a peer.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::kubelet;
+use crate::node::Node;
+
+/// Where Debian's containernetworking-plugins lie.
+const PLUGINS: &str = "/usr/lib/cni";
+
+/// A node's part of the Pod network.
+struct Part<'a> {
+    node: &'a Node,
+    ranges: Vec<String>,
+    addresses: Vec<String>,
+}
+
+/// Gives a cluster a Pod network made of ptp, host-local and static routes.
+pub fn install_ptp(cluster: &Cluster) -> Result<()> {
+    let nodes = cluster.get(["nodes"])?;
+    let mut parts = Vec::new();
+    for object in nodes["items"].as_array().into_iter().flatten() {
+        let name = object["metadata"]["name"].as_str().context("a node has a name")?;
+        let addresses = object["status"]["addresses"].as_array().into_iter().flatten();
+        let internal = addresses.filter(|address| address["type"] == "InternalIP").map(|address| &address["address"]);
+        parts.push(Part {
+            node: cluster.node(name)?,
+            ranges: texts(object["spec"]["podCIDRs"].as_array().into_iter().flatten()),
+            addresses: texts(internal),
+        });
+    }
+    for part in &parts {
+        for other in parts.iter().filter(|other| other.node.name() != part.node.name()) {
+            for range in &other.ranges {
+                let same_family = |address: &&String| address.contains(':') == range.contains(':');
+                let address =
+                    other.addresses.iter().find(same_family).context("a range has an address of its family")?;
+                part.node.run(["ip", "route", "replace", range, "via", address])?;
+            }
+        }
+        install_plugins(part)?;
+    }
+    Ok(())
+}
+
+fn texts<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<String> {
+    values.filter_map(Value::as_str).map(String::from).collect()
+}
+
+fn install_plugins(part: &Part<'_>) -> Result<()> {
+    for plugin in ["ptp", "host-local", "loopback"] {
+        let from = Path::new(PLUGINS).join(plugin);
+        let to = part.node.file(&format!("/opt/cni/bin/{plugin}"));
+        fs::copy(&from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    }
+    let ranges: Vec<Value> = part.ranges.iter().map(|range| json!([{"subnet": range}])).collect();
+    let any = |range: &String| if range.contains(':') { "::/0" } else { "0.0.0.0/0" };
+    let routes: Vec<Value> = part.ranges.iter().map(|range| json!({"dst": any(range)})).collect();
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "name": "ptp",
+        "plugins": [{"type": "ptp", "ipam": {"type": "host-local", "ranges": ranges, "routes": routes}}],
+    });
+    kubelet::put(part.node, "/etc/cni/net.d/10-ptp.conflist", &format!("{list:#}\n"))
+}

@@ -25,7 +25,7 @@ fn main() {
     for path in ["../ebpf", "../common", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    for variable in ["WEFT_BPF_OBJECT", "WEFT_BPF_LINKER", "PATH", "XDG_CACHE_HOME"] {
+    for variable in ["WEFT_BPF_OBJECT", "WEFT_BPF_LINKER", "XDG_CACHE_HOME"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     if let Err(error) = object().and_then(|object| copy(&object)) {

@@ -49,7 +49,7 @@ macro_rules! reasons {
 reasons! {
     /// The packet ends inside a header.
     Truncated = 0, "truncated";
-    /// Neither IPv4, IPv6 nor ARP.
+    /// Neither ARP nor well-formed IPv4 or IPv6.
     NotIp = 1, "not_ip";
     /// A neighbour, router or multicast listener message of a link-local address: expected, not answered.
     LinkLocalIgnored = 2, "link_local_ignored";
@@ -65,7 +65,7 @@ reasons! {
     NoTunnelKey = 7, "no_tunnel_key";
     /// A VXLAN network identifier that is not ours.
     WrongVni = 8, "wrong_vni";
-    /// The outer source is not an InternalIP of any node of the cluster.
+    /// The outer source is not an InternalIP of another node of the cluster.
     OuterSourceUnknown = 9, "outer_source_unknown";
     /// The inner source belongs to no node, or to another one than the outer source.
     InnerSourceMismatch = 10, "inner_source_mismatch";

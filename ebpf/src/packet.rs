@@ -84,6 +84,10 @@ fn parse_ipv6(skb: &SkBuff) -> Result<Packet, DropReason> {
     }
     let source = Address([8, 12, 16, 20].map(|at| word(frame, ETHERNET + at)));
     let destination = Address([24, 28, 32, 36].map(|at| word(frame, ETHERNET + at)));
+    // In the maps such an address is an IPv4 one. In an IPv6 header it is nobody's.
+    if source.is_v4() || destination.is_v4() {
+        return Err(DropReason::NotIp);
+    }
     Ok(Packet { family: Family::V6, source, destination, hop_limit, next_header })
 }
 

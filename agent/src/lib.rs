@@ -3,7 +3,10 @@
 //! API server -> watch -> convert -> model -> desired -> diff against the kernel -> apply -> BPF maps, links, routes
 
 pub mod bootstrap;
+pub mod config;
 pub mod datapath;
+pub mod install;
 pub mod kubernetes;
 pub mod model;
 pub mod overlay;
+pub mod report;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use weft_common::layout::{OVERLAY_DEVICE, map};
+use weft_common::layout::{OVERLAY_DEVICE, POD_VNI, map};
 
 use super::diff::is_of_overlay_device;
 use super::plan::Plan;
@@ -84,6 +84,24 @@ impl fmt::Display for Change {
             Self::SetRoute(_, RouteKind::Overlay { tunnel_destination, .. }) => write!(f, " to node {tunnel_destination}"),
             Self::SetRoute(_, RouteKind::Unreachable) => f.write_str(" to unreachable"),
             _ => Ok(()),
+        }
+    }
+}
+
+/// As `ip route` prints it, without the destination.
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::Foreign { seen } => f.write_str(seen),
+            Self::Overlay { tunnel_source, tunnel_destination, preferred_source } => {
+                let encap = if tunnel_destination.is_ipv4() { "ip" } else { "ip6" };
+                write!(f, "encap {encap} id {POD_VNI} src {tunnel_source} dst {tunnel_destination} dev {OVERLAY_DEVICE}")?;
+                match preferred_source {
+                    Some(source) => write!(f, " src {source}"),
+                    None => Ok(()),
+                }
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct OverlayDevice {
     pub mtu: u32,
     /// MAC address: differs per node, or the kernel takes received frames for its own.
     pub mac: [u8; 6],
-    /// External mode, our port, no learning, zero UDP checksums accepted over IPv6.
+    /// External mode, our port, no learning, no ARP, zero UDP checksums accepted over IPv6.
     pub shape_is_ours: bool,
     /// Administratively up.
     pub up: bool,
@@ -112,12 +112,13 @@ pub enum FilterProgram {
     Other,
 }
 
-/// The device that carries this node's InternalIPs, as far as the overlay depends on it.
+/// The device that carries this node's InternalIPs, as far as the overlay depends on it: that of the first, where they are on
+/// several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Underlay {
     /// Its name.
     pub device: String,
-    /// Its MTU in bytes: the smallest, where the InternalIPs are on several devices.
+    /// The smallest MTU of all of them, in bytes.
     pub mtu: u32,
 }
 

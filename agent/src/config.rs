@@ -1,0 +1,133 @@
+//! Command line and environment. Every setting has a default that works in the DaemonSet, but for the node's name.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weft_common::layout::PIN_DIRECTORY;
+
+use crate::bootstrap::CANDIDATES;
+use crate::kubernetes::connect::SERVICE_ACCOUNT_DIRECTORY;
+
+/// Where the state directory is on a node.
+pub const STATE_DIRECTORY: &str = "/run/weft";
+
+/// The agent of weft, a Kubernetes node network: joins this node to the others.
+#[derive(Debug, Parser)]
+#[command(name = "weft-agent", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct CommandLine {
+    /// What else the program can do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of the agent.
+    #[command(flatten)]
+    pub agent: Option<Config>,
+    /// How logs look.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// What else the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Reads where the API server is from the kubelet's kubeconfig, for the agent; the DaemonSet's init container runs it.
+    Bootstrap(BootstrapArguments),
+}
+
+/// Settings of `weft-agent bootstrap`.
+#[derive(Debug, Args)]
+pub struct BootstrapArguments {
+    /// A kubeconfig to look for, as the host names it; the first that exists counts. Default: where known distributions have it.
+    #[arg(long = "kubeconfig", default_values_os_t = CANDIDATES.map(PathBuf::from))]
+    pub kubeconfigs: Vec<PathBuf>,
+    /// Where the host's root, or the folders of it that matter, are mounted.
+    #[arg(long, default_value = "/")]
+    pub host_root: PathBuf,
+    /// The file to write for the agent.
+    #[arg(long)]
+    pub output: PathBuf,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings of the agent.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Name of this node's Node object.
+    #[arg(long, env = "NODE_NAME", required = true)]
+    pub node_name: String,
+    /// Address of the API server, such as https://control-plane:6443. Default: what the bootstrap file says, else the in-cluster
+    /// address.
+    #[arg(long, env = "API_SERVER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub api_server: Option<String>,
+    /// File that `weft-agent bootstrap` wrote, if it found anything.
+    #[arg(long, env = "BOOTSTRAP_FILE")]
+    pub bootstrap_file: Option<PathBuf>,
+    /// Folder of the ServiceAccount's token and the cluster's CA.
+    #[arg(long, env = "SERVICE_ACCOUNT_DIRECTORY", default_value = SERVICE_ACCOUNT_DIRECTORY)]
+    pub service_account_directory: PathBuf,
+    /// Folder shared with the plugin: node facts, allocations, attachments, the admin socket.
+    #[arg(long, env = "STATE_DIRECTORY", default_value = STATE_DIRECTORY)]
+    pub state_directory: PathBuf,
+    /// Folder on bpffs for maps and programs.
+    #[arg(long, env = "PIN_DIRECTORY", default_value = PIN_DIRECTORY)]
+    pub pin_directory: PathBuf,
+    /// Where the host's /proc/sys is, writable.
+    #[arg(long, env = "PROC_SYS", default_value = "/proc/sys")]
+    pub proc_sys: PathBuf,
+    /// The plugin's binary that is installed on the node.
+    #[arg(long, env = "PLUGIN_BINARY", default_value = "/weft-cni")]
+    pub plugin_binary: PathBuf,
+    /// Where the runtime looks for CNI plugins.
+    #[arg(long, env = "CNI_BIN_DIRECTORY", default_value = "/opt/cni/bin")]
+    pub cni_bin_directory: PathBuf,
+    /// Where the runtime looks for CNI configurations.
+    #[arg(long, env = "CNI_CONF_DIRECTORY", default_value = "/etc/cni/net.d")]
+    pub cni_conf_directory: PathBuf,
+    /// Where /healthz, /readyz and /livez are served.
+    #[arg(long, env = "HEALTH_ADDRESS", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 10256))]
+    pub health_address: SocketAddr,
+    /// Where /metrics is served.
+    #[arg(long, env = "METRICS_ADDRESS", default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249))]
+    pub metrics_address: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_agent_needs_a_node_name_and_nothing_else() {
+        let parsed = CommandLine::try_parse_from(["weft-agent", "--node-name", "one", "--log-format", "json"]).unwrap();
+        assert_eq!(parsed.log_format, LogFormat::Json);
+        assert_eq!(parsed.agent.unwrap().health_address.to_string(), "[::]:10256");
+        if std::env::var_os("NODE_NAME").is_none() {
+            let error = CommandLine::try_parse_from(["weft-agent"]).unwrap_err().to_string();
+            assert!(error.contains("--node-name"), "{error}");
+        }
+    }
+
+    #[test]
+    fn bootstrap_needs_no_node_name() {
+        let parsed = CommandLine::try_parse_from([
+            "weft-agent", "bootstrap", "--kubeconfig", "/a", "--kubeconfig", "/b", "--output", "/c", "--log-format", "json",
+        ])
+        .unwrap();
+        let Some(Command::Bootstrap(arguments)) = parsed.command else { panic!("{parsed:?}") };
+        assert_eq!(arguments.kubeconfigs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    }
+}

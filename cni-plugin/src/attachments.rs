@@ -126,16 +126,20 @@ pub fn finish(state_directory: &Path, record: &Attachment) -> Result<(), Error> 
 
 /// Removes the record, damaged or not, and the mark of an unfinished ADD. Neither has to exist.
 pub fn remove(state_directory: &Path, id: &AttachmentId) -> Result<(), Error> {
-    for ending in [UNFINISHED, RECORD] {
-        let path = path(state_directory, id, ending);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::Io { operation: "remove", path, source });
-            }
-            _ => {}
-        }
+    forget_unfinished(state_directory, id)?;
+    remove_file(path(state_directory, id, RECORD))
+}
+
+/// Removes the mark of an unfinished ADD, if there is one.
+pub fn forget_unfinished(state_directory: &Path, id: &AttachmentId) -> Result<(), Error> {
+    remove_file(path(state_directory, id, UNFINISHED))
+}
+
+fn remove_file(path: PathBuf) -> Result<(), Error> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io { operation: "remove", path, source }),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A container ID holds no `@` (the specification's rule), so the first one ends it; an interface name may.

@@ -1,6 +1,32 @@
 //! The weft CNI plugin as a library, so that the agent and the tests use the same code as the program that containerd calls.
 
+pub mod add;
+pub mod addresses;
 pub mod attachment;
 pub mod attachments;
+pub mod bpf;
+pub mod check;
+pub mod del;
+pub mod detach;
+pub mod endpoints;
+pub mod error;
+pub mod filters;
+pub mod gc;
+pub mod identity;
+pub mod invocation;
+pub mod ipam;
+pub mod lock;
+pub mod loopback;
 pub mod mac_address;
+mod messages;
+pub mod netconf;
+pub mod netlink;
+pub mod netns;
 pub mod node_facts;
+pub mod pod_interface;
+pub mod program;
+pub mod reclaim;
+pub mod result;
+pub mod status;
+pub mod undo;
+pub mod version;

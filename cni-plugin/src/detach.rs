@@ -1,0 +1,54 @@
+//! Takes an attachment away, as far as it is there: what DEL, GC, reclaiming and a killed ADD have in common.
+
+use std::path::Path;
+
+use crate::{
+    addresses::Addresses, attachment::AttachmentId, attachments, bpf, endpoints::Endpoints, error::Failure, identity,
+    lock::Lock, netlink::Netlink, pod_interface,
+};
+
+/// Takes an attachment away. Each step is tried whatever became of the others, and needs no record: link and entries are
+/// found by the attachment's name, addresses by their owner.
+///
+/// The order lets any later call complete what a killed one began: packets stop first, the link goes before its addresses are
+/// free for others, and the record, which says that there is something to do, goes last and only if nothing else is left.
+pub fn detach(state_directory: &Path, pin_directory: &Path, id: &AttachmentId, _lock: &Lock) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    let addresses = Addresses::new(state_directory);
+    let owned = addresses.owned_by(id).unwrap_or_else(|error| {
+        failures.push(error.into());
+        Vec::new()
+    });
+    match Endpoints::open(pin_directory) {
+        Ok(endpoints) => {
+            for address in &owned {
+                if let Err(error) = endpoints.remove(*address, identity::pod_mac(id)) {
+                    failures.push(error.into());
+                }
+            }
+        }
+        // No map, no entries.
+        Err(bpf::Error::NotPinned { .. }) => {}
+        Err(error) => failures.push(error.into()),
+    }
+    let removed = Netlink::open()
+        .map_err(Failure::from)
+        .and_then(|mut netlink| pod_interface::delete(&mut netlink, id).map_err(Failure::from));
+    match removed {
+        Err(failure) => failures.push(failure),
+        // Only a pod that is gone gives its addresses back.
+        Ok(()) => {
+            for address in owned {
+                if let Err(error) = addresses.free(address) {
+                    failures.push(error.into());
+                }
+            }
+        }
+    }
+    if failures.is_empty()
+        && let Err(error) = attachments::remove(state_directory, id)
+    {
+        failures.push(error.into());
+    }
+    failures
+}

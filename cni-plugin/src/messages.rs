@@ -1,0 +1,166 @@
+//! The netlink messages of a pod's interface.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+        LinkMessage,
+    },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+use std::os::fd::RawFd;
+use weft_common::layout::LINK_GROUP;
+
+use crate::{attachment::Attachment, mac_address::MacAddress};
+
+/// A veth pair: the host side here, the pod side made directly in its network namespace.
+pub(crate) fn veth(attachment: &Attachment, netns: RawFd) -> RouteNetlinkMessage {
+    let side = |name: &str, mac: MacAddress| {
+        vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::Mtu(attachment.mtu),
+        ]
+    };
+    let mut pod_side = LinkMessage::default();
+    pod_side.attributes = side(&attachment.ifname, attachment.pod_mac);
+    pod_side.attributes.push(LinkAttribute::NetNsFd(netns));
+    let mut host_side = LinkMessage::default();
+    host_side.attributes = side(&attachment.host_device, attachment.host_mac);
+    host_side.attributes.push(LinkAttribute::Group(LINK_GROUP));
+    host_side.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(pod_side))),
+    ]));
+    RouteNetlinkMessage::NewLink(host_side)
+}
+
+/// A link by its name.
+pub(crate) fn link(name: &str) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+}
+
+/// A link by its index.
+pub(crate) fn link_index(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+/// Asks for a link by its name.
+pub(crate) fn get_link(name: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(link(name))
+}
+
+/// Brings a link up or down.
+pub(crate) fn set_up(mut link: LinkMessage, up: bool) -> RouteNetlinkMessage {
+    link.header.change_mask = LinkFlags::Up;
+    if up {
+        link.header.flags = LinkFlags::Up;
+    }
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// No link-local address, so no duplicate address detection and no router solicitation: the link stays quiet. It has to be
+/// said while the link is down. The kernel takes it for a link that exists, not in the message that makes one.
+pub(crate) fn no_link_local(mut link: LinkMessage) -> RouteNetlinkMessage {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// An address of the pod, alone in its prefix and usable at once.
+pub(crate) fn address(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = addresses_on(ifindex);
+    message.header.family = family(address);
+    message.header.prefix_len = host_prefix(address);
+    message.header.scope = AddressScope::Universe;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    if address.is_ipv6() {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+    }
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+/// All addresses of a link.
+pub(crate) fn addresses_on(ifindex: u32) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = ifindex;
+    message
+}
+
+/// A neighbour that never has to be asked for.
+pub(crate) fn neighbour(ifindex: u32, address: IpAddr, mac: MacAddress) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    let destination = match address {
+        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+    };
+    message.attributes =
+        vec![NeighbourAttribute::Destination(destination), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+/// All neighbours of a link, of one family.
+pub(crate) fn neighbours_on(ifindex: u32, of: IpAddr) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(of);
+    message.attributes = vec![NeighbourAttribute::IfIndex(ifindex)];
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// A route to one address, directly over a link.
+pub(crate) fn route_to(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = route(ifindex, address);
+    message.header.destination_prefix_length = host_prefix(address);
+    // IPv6 knows no scope of routes.
+    message.header.scope = if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+/// The route to everywhere else.
+pub(crate) fn default_route(ifindex: u32, gateway: IpAddr) -> RouteNetlinkMessage {
+    let mut message = route(ifindex, gateway);
+    message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+/// All routes over a link in the main table, of one family.
+pub(crate) fn routes_over(ifindex: u32, of: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(of);
+    message.attributes =
+        vec![RouteAttribute::Table(u32::from(RouteHeader::RT_TABLE_MAIN)), RouteAttribute::Oif(ifindex)];
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// The prefix length of a single address.
+pub(crate) fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn route(ifindex: u32, of: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(of);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(RouteAttribute::Oif(ifindex));
+    message
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}

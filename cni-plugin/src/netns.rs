@@ -1,0 +1,129 @@
+//! The pod's network namespace.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::{FsType, fstatfs},
+};
+
+/// The network namespace of the calling process: the host's.
+const OWN: &str = "/proc/self/ns/net";
+/// Type of the file system that namespaces are files of (`NSFS_MAGIC` of linux/magic.h).
+const NSFS: FsType = FsType(0x6e73_6673);
+
+/// A path that is no pod's network namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be opened.
+    #[error("CNI_NETNS {path}: {source}. The container runtime makes it; see its log", path = path.display())]
+    Open {
+        /// The path.
+        path: PathBuf,
+        /// The file system's words.
+        source: io::Error,
+    },
+    /// Some other file.
+    #[error("CNI_NETNS {path} is not a network namespace. The container runtime passes it; see its log", path = path.display())]
+    NotANamespace {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The host's own.
+    #[error(
+        "CNI_NETNS {path} is the host's own network namespace. A pod with hostNetwork needs no CNI plugin; see the container \
+         runtime's log",
+        path = path.display()
+    )]
+    Own {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The kernel does not let us in.
+    #[error("cannot enter the network namespace {path}: {source}. It needs CAP_SYS_ADMIN", path = path.display())]
+    Enter {
+        /// The path.
+        path: PathBuf,
+        /// The kernel's words.
+        source: io::Error,
+    },
+}
+
+/// An open network namespace that is not the host's.
+#[derive(Debug)]
+pub struct Netns {
+    path: PathBuf,
+    file: File,
+}
+
+impl Netns {
+    /// Opens a network namespace.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let error = |source| Error::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(error)?;
+        if !is_namespace(&file) {
+            return Err(Error::NotANamespace { path: path.to_owned() });
+        }
+        let (theirs, ours) = (file.metadata().map_err(error)?, std::fs::metadata(OWN).map_err(error)?);
+        if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
+            return Err(Error::Own { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// The open file, for a message that makes a link in it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Runs a closure inside. Only a thread of its own enters; a socket made there belongs to the namespace for good.
+    pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        let entered = thread::scope(|scope| {
+            let thread = scope.spawn(|| setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map(|()| inside()));
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        entered.map_err(|errno| match errno {
+            // A namespace, but of another kind.
+            nix::errno::Errno::EINVAL => Error::NotANamespace { path: self.path.clone() },
+            errno => Error::Enter { path: self.path.clone(), source: errno.into() },
+        })
+    }
+}
+
+/// Whether no network namespace is at a path any more. When in doubt, it is still there.
+pub fn is_gone(path: &Path) -> bool {
+    match File::open(path) {
+        // What `ip netns` and containerd leave when they are killed between unmounting and removing.
+        Ok(file) => !is_namespace(&file),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn is_namespace(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|statfs| statfs.filesystem_type() == NSFS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_files_are_no_namespace() {
+        assert!(matches!(Netns::open(Path::new("/nonexistent")), Err(Error::Open { .. })));
+        assert!(matches!(Netns::open(Path::new("/proc/self/stat")), Err(Error::NotANamespace { .. })));
+        assert!(matches!(Netns::open(Path::new(OWN)), Err(Error::Own { .. })));
+    }
+
+    #[test]
+    fn a_namespace_is_gone_when_its_file_is() {
+        assert!(is_gone(Path::new("/nonexistent")));
+        assert!(is_gone(tempfile::NamedTempFile::new().unwrap().path()));
+        assert!(!is_gone(Path::new(OWN)));
+    }
+}

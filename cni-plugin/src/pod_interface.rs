@@ -1,0 +1,260 @@
+//! A pod's interface: the veth pair with everything on both of its ends.
+//!
+//! Everything here goes away with the link, in both namespaces, so there is one step to undo: removing the link.
+
+use std::{
+    fs, io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
+use weft_common::layout::LINK_GROUP;
+
+use crate::{
+    attachment::{Attachment, AttachmentId},
+    filters::Programs,
+    identity, messages,
+    netlink::{self, Netlink, Request},
+    netns::{self, Netns},
+};
+
+/// A link that cannot be made, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pod's network namespace cannot be used.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The name is taken in the pod.
+    #[error(
+        "the pod's network namespace {netns} has an interface {ifname} already, and weft-cni did not make it for this \
+         container. Remove it, or set another CNI_IFNAME; nothing was changed",
+        netns = netns.display()
+    )]
+    Exists {
+        /// The interface.
+        ifname: String,
+        /// The pod's network namespace.
+        netns: PathBuf,
+    },
+    /// The device's name is taken on the host.
+    #[error(
+        "the host has a device {device} already, and no record of it. See: ip -d link show {device}. If it is a weft pod's, call DEL for {id}"
+    )]
+    HostDeviceExists {
+        /// The device.
+        device: String,
+        /// Whose it would be.
+        id: AttachmentId,
+    },
+    /// A device with our name that is not ours.
+    #[error(
+        "the device {device} is not in link group {LINK_GROUP}, so weft did not make it and does not remove it. See: ip -d link show {device}"
+    )]
+    NotOurs {
+        /// The device.
+        device: String,
+    },
+    /// IPv6 cannot be switched on in the pod.
+    #[error(
+        "cannot switch on IPv6 for {ifname} in the pod ({path}: {source}). The node has an IPv6 podCIDR: load the kernel with IPv6, or take that podCIDR from the node"
+    )]
+    NoIpv6 {
+        /// The interface.
+        ifname: String,
+        /// The sysctl.
+        path: PathBuf,
+        /// The kernel's words.
+        source: io::Error,
+    },
+    /// The kernel made the link and does not show it.
+    #[error(
+        "the kernel does not show the link {name} that it has just made. Another program removes or renames links: see its log"
+    )]
+    Vanished {
+        /// The link.
+        name: String,
+    },
+}
+
+/// The pod's side of the work: its namespace, and a socket in it.
+pub struct PodSide {
+    netns: Netns,
+    netlink: Netlink,
+    /// New interfaces of this namespace have IPv6 switched off.
+    ipv6_is_off: bool,
+}
+
+impl PodSide {
+    /// Opens the pod's namespace. Changes nothing.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let netns = Netns::open(path)?;
+        let (netlink, ipv6_is_off) = netns.enter(|| {
+            let is_set = |name: &str| fs::read_to_string(disable_ipv6(name)).is_ok_and(|text| text.trim_end() != "0");
+            Netlink::open().map(|netlink| (netlink, is_set("default") || is_set("all")))
+        })??;
+        Ok(Self { netns, netlink, ipv6_is_off })
+    }
+
+    /// The link of this name, if there is one.
+    pub fn link(&mut self, ifname: &str) -> Result<Option<LinkMessage>, netlink::Error> {
+        find(&mut self.netlink, ifname)
+    }
+
+    /// The socket in the pod's namespace.
+    pub fn netlink(&mut self) -> &mut Netlink {
+        &mut self.netlink
+    }
+
+    /// Brings the pod's end up with its addresses, neighbours and routes.
+    pub fn configure(&mut self, attachment: &Attachment) -> Result<(), Error> {
+        let ifname = &attachment.ifname;
+        let has_ipv6 = attachment.addresses.iter().any(std::net::IpAddr::is_ipv6);
+        if has_ipv6 && self.ipv6_is_off {
+            let path = disable_ipv6(ifname);
+            self.netns.enter(|| fs::write(&path, "0"))?.map_err(|source| Error::NoIpv6 {
+                ifname: ifname.clone(),
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let mut requests = Vec::new();
+        if kernel_has_ipv6() {
+            let what = format!("keep {ifname} in the pod without a link-local address");
+            requests.push(Request::new(what, messages::no_link_local(messages::link(ifname))));
+        }
+        requests.push(Request::new(
+            format!("bring {ifname} up in the pod"),
+            messages::set_up(messages::link(ifname), true),
+        ));
+        requests.push(Request::new(format!("find {ifname} in the pod"), messages::get_link(ifname)));
+        let ifindex = index_of(&self.netlink.request(&requests)?, ifname)?;
+
+        let mut requests = Vec::new();
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        for (address, gateway) in attachment.addresses_and_gateways() {
+            let mut add = |what: String, flags, message| requests.push(Request { what, flags, message });
+            add(
+                format!("add the address {address} to {ifname} in the pod"),
+                flags,
+                messages::address(ifindex, address),
+            );
+            add(
+                format!("add the neighbour {gateway} to {ifname} in the pod"),
+                NLM_F_CREATE | NLM_F_REPLACE,
+                messages::neighbour(ifindex, gateway, attachment.host_mac),
+            );
+            add(format!("add the route to {gateway} in the pod"), flags, messages::route_to(ifindex, gateway));
+            add(
+                format!("add the default route via {gateway} in the pod"),
+                flags,
+                messages::default_route(ifindex, gateway),
+            );
+        }
+        self.netlink.request(&requests)?;
+        Ok(())
+    }
+}
+
+/// Makes the veth pair, both ends down. Returns the index of the host side.
+pub fn create(netlink: &mut Netlink, pod: &PodSide, attachment: &Attachment) -> Result<u32, Error> {
+    let device = &attachment.host_device;
+    let make = format!("make the veth pair {device} and {} in the pod", attachment.ifname);
+    let netns = pod.netns.file().as_raw_fd();
+    let answers = netlink.request(&[
+        Request::new(make, messages::veth(attachment, netns)).with_flags(NLM_F_CREATE | NLM_F_EXCL),
+        Request::new(format!("find {device}"), messages::get_link(device)),
+    ]);
+    match answers {
+        Err(error) if error.errno() == Some(libc::EEXIST) => {
+            Err(Error::HostDeviceExists { device: device.clone(), id: attachment.id() })
+        }
+        answers => index_of(&answers?, device),
+    }
+}
+
+/// Brings the host side up with the programs, the neighbours and the routes to the pod.
+pub fn configure_host_side(netlink: &mut Netlink, programs: &Programs, attachment: &Attachment) -> Result<(), Error> {
+    let (ifindex, device) = (attachment.host_ifindex, &attachment.host_device);
+    // The programs come first: nothing ever passes without them.
+    let mut requests = programs.attach(attachment);
+    if kernel_has_ipv6() {
+        let what = format!("keep {device} without a link-local address");
+        requests.push(Request::new(what, messages::no_link_local(messages::link_index(ifindex))));
+    }
+    requests.push(Request::new(format!("bring {device} up"), messages::set_up(messages::link_index(ifindex), true)));
+    for address in attachment.addresses.iter().copied() {
+        requests.push(Request {
+            what: format!("add the neighbour {address} to {device}"),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+            message: messages::neighbour(ifindex, address, attachment.pod_mac),
+        });
+        requests.push(Request {
+            what: format!("add the route to {address} over {device}"),
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            message: messages::route_to(ifindex, address),
+        });
+    }
+    netlink.request(&requests)?;
+    Ok(())
+}
+
+/// Removes the link of an attachment, if it is there, and with it the pod's end and everything on both.
+pub fn delete(netlink: &mut Netlink, id: &AttachmentId) -> Result<(), Error> {
+    let device = identity::host_device(id);
+    let Some(link) = find(netlink, &device)? else { return Ok(()) };
+    if !is_ours(&link) {
+        return Err(Error::NotOurs { device });
+    }
+    let remove = RouteNetlinkMessage::DelLink(messages::link_index(link.header.index));
+    match netlink.request(&[Request::new(format!("remove {device}"), remove)]) {
+        // The pod's namespace went away meanwhile, and the link with it.
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+        result => Ok(result.map(drop)?),
+    }
+}
+
+/// The link of this name, if there is one.
+pub fn find(netlink: &mut Netlink, name: &str) -> Result<Option<LinkMessage>, netlink::Error> {
+    match netlink.request(&[Request::new(format!("find {name}"), messages::get_link(name))]) {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+        answers => Ok(answers?.into_iter().find_map(link_of)),
+    }
+}
+
+/// Whether a link carries our mark.
+pub fn is_ours(link: &LinkMessage) -> bool {
+    link.attributes.contains(&LinkAttribute::Group(LINK_GROUP))
+}
+
+fn link_of(answer: RouteNetlinkMessage) -> Option<LinkMessage> {
+    match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    }
+}
+
+fn index_of(answers: &[RouteNetlinkMessage], name: &str) -> Result<u32, Error> {
+    let link = answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+        _ => None,
+    });
+    link.ok_or_else(|| Error::Vanished { name: name.to_owned() })
+}
+
+/// Without IPv6 in the kernel nothing makes link-local addresses, and the request not to make any would be refused.
+fn kernel_has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// The switch of an interface, or of `all` or `default`, in the namespace of the thread that opens it.
+fn disable_ipv6(interface: &str) -> PathBuf {
+    Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6")
+}

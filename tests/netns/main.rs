@@ -3,4 +3,5 @@
 mod kernel;
 mod kernel_repair;
 mod kernel_session;
+mod masquerade;
 mod two_nodes;

@@ -70,7 +70,8 @@ pub(super) async fn set(
         TcOption::Bpf(TcFilterBpfOption::ProgName(name.to_owned())),
         TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
     ]));
-    requests.change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE).await
+    let set = requests.change(RouteNetlinkMessage::NewTrafficFilter(filter), NLM_F_CREATE).await;
+    set.map_err(|error| error.with_hint(libc::ENOENT, "load the module: `modprobe cls_bpf` on the node"))
 }
 
 /// The filter at our priority and handle.

@@ -81,15 +81,11 @@ pub(super) async fn create_overlay(requests: &Requests, device: &OverlayDevice) 
         .address(device.mac.to_vec());
     let message = if device.up { builder.up() } else { builder }.build();
     let created = requests.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await;
-    created.map_err(|error| match error {
-        NetlinkError::Refused { error, reason } if error.raw_os_error() == Some(EEXIST) => {
-            let hint = format!(
-                "another VXLAN device uses UDP port {VXLAN_PORT}: see `ip -d link show type vxlan`, remove the other network plugin's device"
-            );
-            let reason = reason.map_or(hint.clone(), |reason| format!("{reason}; {hint}"));
-            NetlinkError::Refused { error, reason: Some(reason) }
-        }
-        other => other,
+    created.map_err(|error| {
+        error.with_hint(
+            EEXIST,
+            "another VXLAN device has the same UDP port: see `ip -d link show type vxlan` and remove the other network plugin's device",
+        )
     })
 }
 

@@ -45,6 +45,9 @@ const TABLE_NAME: u16 = 1;
 /// `NFTA_RULE_USERDATA`.
 const RULE_USER_DATA: u16 = 7;
 
+/// What netfilter's "invalid" means for a question that is always the same.
+const NO_NFTABLES: &str = "load the module: `modprobe nf_tables` on the node";
+
 /// Packets that a rule takes, and what it does with their ports.
 #[derive(Clone, Copy, Debug)]
 enum Layer4 {
@@ -66,7 +69,10 @@ pub(super) async fn replace(netfilter: &Netfilter, pod_cidrs: &BTreeSet<IpNetwor
     let table = || TableMessage { attributes: vec![TableAttribute::Name(TABLE.to_owned())] };
     // Adding a table that exists is no error, deleting one that does not is.
     let clear = [NfTablesMessage::NewTable(table()), NfTablesMessage::DeleteTable(table())];
-    netfilter.transaction(clear.into_iter().chain(whole(pod_cidrs)).collect()).await
+    let written = netfilter.transaction(clear.into_iter().chain(whole(pod_cidrs)).collect()).await;
+    written.map_err(|error| {
+        error.with_hint(libc::ENOENT, "load the modules: `modprobe -a nft_chain_nat nft_masq` on the node")
+    })
 }
 
 /// The podCIDRs that the table masquerades, or `None` where it is absent or not as [`replace`] writes it.
@@ -79,7 +85,7 @@ pub(super) async fn read(netfilter: &Netfilter) -> Result<Option<BTreeSet<IpNetw
     let mut seen = Vec::new();
     for list in lists {
         // Not every kernel filters by table.
-        let all = netfilter.dump(list).await?;
+        let all = netfilter.dump(list).await.map_err(|error| error.with_hint(libc::EINVAL, NO_NFTABLES))?;
         seen.extend(all.into_iter().filter(|attributes| is_of_our_table(attributes)));
     }
     let pod_cidrs: BTreeSet<IpNetwork> = seen.iter().filter_map(|attributes| pod_cidr(attributes)).collect();

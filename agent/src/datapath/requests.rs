@@ -24,7 +24,7 @@ const REASON: u16 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The kernel refused.
-    #[error("{error}{}", reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    #[error("{error}{}{}", reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default(), next_step(error))]
     Refused {
         /// The error number.
         error: io::Error,
@@ -52,9 +52,31 @@ impl NetlinkError {
         Some(Self::Refused { error: answer.to_io(), reason: reason(&answer.header) })
     }
 
+    /// Adds what to do about it, where the error number is this one.
+    pub(super) fn with_hint(self, number: i32, hint: &str) -> Self {
+        match self {
+            Self::Refused { error, reason } if error.raw_os_error() == Some(number) => {
+                let reason = reason.map_or_else(|| hint.to_owned(), |reason| format!("{reason}; {hint}"));
+                Self::Refused { error, reason: Some(reason) }
+            }
+            other => other,
+        }
+    }
+
     /// The kernel refused with this error number.
     pub(super) fn is(&self, number: i32) -> bool {
         matches!(self, Self::Refused { error, .. } if error.raw_os_error() == Some(number))
+    }
+}
+
+/// What to do about refusals that mean the same whatever was asked.
+fn next_step(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "; the agent needs CAP_NET_ADMIN in the node's network namespace",
+        Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
+            "; this kernel lacks a part: `modprobe -a vxlan sch_ingress cls_bpf nf_tables nft_masq` on the node, or boot a kernel that has them"
+        }
+        _ => "",
     }
 }
 

@@ -135,7 +135,8 @@ async fn dump(
     Ok(answers
         .into_iter()
         .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) => Some(message),
+            // A kernel without IPv6 answers for it with the routes of IPv4.
+            RouteNetlinkMessage::NewRoute(message) => (message.header.address_family == family).then_some(message),
             _ => None,
         })
         .collect())

@@ -179,7 +179,8 @@ fn parse(host_root: &Path, path: &Path) -> Result<Option<Bootstrap>, BootstrapEr
             // A relative path counts from the kubeconfig's folder.
             let file = path.parent().unwrap_or(Path::new("/")).join(file);
             let pem = read_below(host_root, &file)?;
-            let pem = pem.ok_or_else(|| invalid(format!("its certificate-authority {} does not exist", file.display())))?;
+            let pem =
+                pem.ok_or_else(|| invalid(format!("its certificate-authority {} does not exist", file.display())))?;
             Some(base64(&pem))
         }
         _ => None,
@@ -302,7 +303,9 @@ users:
 
     #[test]
     fn base64_has_the_vectors_of_its_rfc() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
+        {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }

@@ -124,7 +124,16 @@ mod tests {
     #[test]
     fn bootstrap_needs_no_node_name() {
         let parsed = CommandLine::try_parse_from([
-            "weft-agent", "bootstrap", "--kubeconfig", "/a", "--kubeconfig", "/b", "--output", "/c", "--log-format", "json",
+            "weft-agent",
+            "bootstrap",
+            "--kubeconfig",
+            "/a",
+            "--kubeconfig",
+            "/b",
+            "--output",
+            "/c",
+            "--log-format",
+            "json",
         ])
         .unwrap();
         let Some(Command::Bootstrap(arguments)) = parsed.command else { panic!("{parsed:?}") };

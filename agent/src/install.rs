@@ -126,10 +126,18 @@ impl Installer {
         let folder = &self.places.conf_directory;
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
-            Err(error) => return vec![Problem::new(format!("folder {}", folder.display()), format!("cannot list it: {error}"), "mount it into the agent's pod")],
+            Err(error) => {
+                return vec![Problem::new(
+                    format!("folder {}", folder.display()),
+                    format!("cannot list it: {error}"),
+                    "mount it into the agent's pod",
+                )];
+            }
         };
         let names = entries.filter_map(Result::ok).filter_map(|entry| entry.file_name().into_string().ok());
-        let is_read = |name: &String| Path::new(name).extension().is_some_and(|ending| READ_BY_RUNTIMES.iter().any(|read| ending == *read));
+        let is_read = |name: &String| {
+            Path::new(name).extension().is_some_and(|ending| READ_BY_RUNTIMES.iter().any(|read| ending == *read))
+        };
         let mut before: Vec<String> = names.filter(is_read).filter(|name| name.as_str() < CONFLIST).collect();
         before.sort();
         let problem = |name: String| {
@@ -238,7 +246,9 @@ mod tests {
     }
 
     fn identities(node: &Node) -> Vec<Option<FileIdentity>> {
-        ["run/node.json", "bin/weft-cni", "bin/loopback", "net.d/10-weft.conflist"].map(|name| identity(&node.path(name))).into()
+        ["run/node.json", "bin/weft-cni", "bin/loopback", "net.d/10-weft.conflist"]
+            .map(|name| identity(&node.path(name)))
+            .into()
     }
 
     #[test]

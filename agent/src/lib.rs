@@ -2,11 +2,19 @@
 //!
 //! API server -> watch -> convert -> model -> desired -> diff against the kernel -> apply -> BPF maps, links, routes
 
+pub mod admin;
+pub mod app;
 pub mod bootstrap;
 pub mod config;
 pub mod datapath;
+pub mod health;
 pub mod install;
 pub mod kubernetes;
+pub mod logging;
+pub mod metrics;
 pub mod model;
+pub mod offline;
 pub mod overlay;
+pub mod readiness;
 pub mod report;
+pub mod view;

@@ -215,7 +215,8 @@ pub fn routes(
 
 /// The Nodes of all podCIDRs of a plan.
 pub fn owners(plan: &Plan) -> BTreeMap<IpNetwork, String> {
-    let peers = plan.peers.iter().flat_map(|(name, peer)| peer.pod_cidrs.iter().map(move |pod_cidr| (*pod_cidr, name.clone())));
+    let peers =
+        plan.peers.iter().flat_map(|(name, peer)| peer.pod_cidrs.iter().map(move |pod_cidr| (*pod_cidr, name.clone())));
     peers.chain(plan.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, plan.name.clone()))).collect()
 }
 
@@ -243,7 +244,12 @@ pub fn nodes(plan: &Plan, desired: &OverlayState, observed: &OverlayState, probl
     NodesReport { source: Source::Agent, problems, nodes: [own].into_iter().chain(peers).collect() }
 }
 
-fn differences(addresses: &[IpAddr], pod_cidrs: &[IpNetwork], desired: &OverlayState, observed: &OverlayState) -> Vec<String> {
+fn differences(
+    addresses: &[IpAddr],
+    pod_cidrs: &[IpNetwork],
+    desired: &OverlayState,
+    observed: &OverlayState,
+) -> Vec<String> {
     let mut missing = Vec::new();
     for pod_cidr in pod_cidrs {
         if desired.routes.get(pod_cidr) != observed.routes.get(pod_cidr) {
@@ -334,11 +340,15 @@ mod tests {
         let node = |name: &str, last: u8| Node {
             name: name.to_owned(),
             internal_ips: vec![[192, 0, 2, last].into(), format!("2001:db8::{last}").parse().unwrap()],
-            pod_cidrs: vec![format!("10.244.{last}.0/24").parse().unwrap(), format!("fd00:0:0:{last}::/64").parse().unwrap()],
+            pod_cidrs: vec![
+                format!("10.244.{last}.0/24").parse().unwrap(),
+                format!("fd00:0:0:{last}::/64").parse().unwrap(),
+            ],
             ..Node::default()
         };
         let nodes = [node("one", 1), node("two", 2), node("three", 3)];
-        let cluster = Cluster { nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(), problems: vec![] };
+        let cluster =
+            Cluster { nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(), problems: vec![] };
         let plan = plan::plan(&cluster, "one").unwrap();
         let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
         let state = desired::desired(&plan, &underlay, &BTreeSet::new(), &BTreeMap::new());

@@ -115,9 +115,11 @@ fn single_stack_ipv6_has_an_ipv6_tunnel_a_smaller_mtu_and_no_ipv4_sysctl() {
 
 #[test]
 fn ipv6_pods_travel_over_an_ipv4_underlay() {
-    let plan =
-        plan(&cluster([node("one", "192.0.2.1", "fd00:0:0:1::/64"), node("two", "192.0.2.2", "fd00:0:0:2::/64")]), "one")
-            .unwrap();
+    let plan = plan(
+        &cluster([node("one", "192.0.2.1", "fd00:0:0:1::/64"), node("two", "192.0.2.2", "fd00:0:0:2::/64")]),
+        "one",
+    )
+    .unwrap();
     let state = state(&plan);
     assert_eq!(state.device.as_ref().unwrap().mtu, 1450);
     assert_eq!(state.routes[&net("fd00:0:0:2::/64")], overlay_route("192.0.2.1", "192.0.2.2", "fd00:0:0:1::1"));
@@ -196,9 +198,14 @@ fn of_two_nodes_with_one_address_every_agent_chooses_the_same() {
     // Equally old: the name decides.
     for agent in ["one", "thief"] {
         let plan = plan(&nodes, agent).unwrap();
-        assert_eq!(plan.problems.iter().filter(|problem| problem.object == "Node two").count(), 2, "{:?}", plan.problems);
+        assert_eq!(
+            plan.problems.iter().filter(|problem| problem.object == "Node two").count(),
+            2,
+            "{:?}",
+            plan.problems
+        );
     }
-    let Err(Blocked(problems)) = plan(&nodes, "two") else { panic!("two has lost everything") };
+    let Err(Blocked { reasons: problems, .. }) = plan(&nodes, "two") else { panic!("two has lost everything") };
     assert!(problems[0].reason.contains("no usable InternalIP") && problems[1].reason.contains("no usable podCIDR"));
     assert_eq!(problems.len(), 4, "what it lost and to whom: {problems:#?}");
 }
@@ -208,10 +215,12 @@ fn a_node_without_range_or_address_or_object_is_blocked_in_words() {
     for (addresses, pod_cidrs, words) in
         [("", "10.244.1.0/24", "no usable InternalIP"), ("192.0.2.1", "", "no usable podCIDR")]
     {
-        let Err(Blocked(problems)) = plan(&cluster([node("one", addresses, pod_cidrs)]), "one") else { panic!("{words}") };
+        let Err(Blocked { reasons: problems, .. }) = plan(&cluster([node("one", addresses, pod_cidrs)]), "one") else {
+            panic!("{words}")
+        };
         assert!(problems.iter().any(|problem| problem.reason.contains(words)), "{problems:?}");
     }
-    let Err(Blocked(problems)) = plan(&cluster([]), "one") else { panic!("no object") };
+    let Err(Blocked { reasons: problems, .. }) = plan(&cluster([]), "one") else { panic!("no object") };
     assert!(problems[0].reason.contains("no Node of this name"));
 }
 

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
+use kube::config::{
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
+};
 
 use crate::bootstrap::Bootstrap;
 
@@ -63,10 +65,16 @@ pub fn choose(
 ) -> Result<Server, ConnectError> {
     if let Some(url) = flag {
         let url = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
-        return Ok(Server { url, source: "--api-server".to_owned(), certificate_authority_data: None, tls_server_name: None });
+        return Ok(Server {
+            url,
+            source: "--api-server".to_owned(),
+            certificate_authority_data: None,
+            tls_server_name: None,
+        });
     }
     if let Some(path) = bootstrap_file
-        && let Some(found) = Bootstrap::read(path).map_err(|source| ConnectError::Bootstrap { path: path.to_owned(), source })?
+        && let Some(found) =
+            Bootstrap::read(path).map_err(|source| ConnectError::Bootstrap { path: path.to_owned(), source })?
     {
         return Ok(Server {
             url: found.server,
@@ -143,7 +151,8 @@ mod tests {
         let file = folder.path().join("bootstrap.json");
         let choice = |flag| choose(flag, Some(&file), in_cluster).unwrap();
         assert_eq!(choice(None).url, "https://[fd00::1]:443");
-        std::fs::write(&file, r#"{"server":"https://192.0.2.1:6443","source":"/etc/kubernetes/kubelet.conf"}"#).unwrap();
+        std::fs::write(&file, r#"{"server":"https://192.0.2.1:6443","source":"/etc/kubernetes/kubelet.conf"}"#)
+            .unwrap();
         assert_eq!(choice(None).url, "https://192.0.2.1:6443");
         assert_eq!(choice(None).source, "/etc/kubernetes/kubelet.conf");
         assert_eq!(choice(Some("https://192.0.2.9:6443")).url, "https://192.0.2.9:6443");

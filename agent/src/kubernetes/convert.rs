@@ -120,14 +120,18 @@ mod tests {
         }));
         assert_eq!(problems, []);
         assert_eq!(node.internal_ips, ["fd00::1".parse::<IpAddr>().unwrap(), "192.0.2.1".parse().unwrap()]);
-        assert_eq!(node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.1.0/24", "fd00:10:244:1::/64"]);
+        assert_eq!(
+            node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.244.1.0/24", "fd00:10:244:1::/64"]
+        );
         assert_eq!((node.network_unavailable, node.deleting), (None, false));
         assert!(node.created > 1_700_000_000);
     }
 
     #[test]
     fn the_old_pod_cidr_field_counts_where_the_new_one_is_empty() {
-        let (node, problems) = convert(json!({"metadata": {"name": "one"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": []}}));
+        let (node, problems) =
+            convert(json!({"metadata": {"name": "one"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": []}}));
         assert_eq!(problems, []);
         assert_eq!(node.pod_cidrs.len(), 1);
     }

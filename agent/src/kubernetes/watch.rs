@@ -49,7 +49,11 @@ impl ApiServer {
 }
 
 /// Watches until the process ends. Publishes the cluster after each whole list and each change that means something to us.
-pub async fn nodes(client: kube::Client, cluster: watch::Sender<Option<Arc<Cluster>>>, server: watch::Sender<ApiServer>) {
+pub async fn nodes(
+    client: kube::Client,
+    cluster: watch::Sender<Option<Arc<Cluster>>>,
+    server: watch::Sender<ApiServer>,
+) {
     let mut contact = Contact { server, retry: RETRY.0 };
     let mut nodes = Nodes::default();
     loop {
@@ -105,7 +109,9 @@ fn needs_new_list(error: &watcher::Error) -> bool {
 fn describe(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error) => format!("list nodes: {}", with_causes(error)),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => format!("watch nodes: {}", with_causes(error)),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            format!("watch nodes: {}", with_causes(error))
+        }
         watcher::Error::WatchError(status) => format!("watch nodes: {}", status.message),
         watcher::Error::NoResourceVersion => "list nodes: the answer has no resourceVersion".to_owned(),
     }

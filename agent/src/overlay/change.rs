@@ -33,7 +33,9 @@ impl Change {
     pub fn object(&self) -> String {
         match self {
             Self::CreateDevice(_) | Self::SetDevice(_) => format!("device {OVERLAY_DEVICE}"),
-            Self::AddAddress(address) | Self::RemoveAddress(address) => format!("address {address} of {OVERLAY_DEVICE}"),
+            Self::AddAddress(address) | Self::RemoveAddress(address) => {
+                format!("address {address} of {OVERLAY_DEVICE}")
+            }
             Self::SetSysctl { path, .. } => format!("sysctl {path}"),
             Self::SetConfig => format!("map {}", map::CONFIG),
             Self::SetNode(pod_cidr, _) | Self::RemoveNode(pod_cidr) => format!("map {} entry {pod_cidr}", map::NODES),
@@ -52,7 +54,10 @@ impl Change {
     /// Whether it cannot succeed without `weft0`.
     pub fn needs_device(&self) -> bool {
         match self {
-            Self::SetDevice(_) | Self::AddAddress(_) | Self::SetConfig | Self::SetRoute(_, RouteKind::Overlay { .. }) => true,
+            Self::SetDevice(_)
+            | Self::AddAddress(_)
+            | Self::SetConfig
+            | Self::SetRoute(_, RouteKind::Overlay { .. }) => true,
             Self::SetSysctl { path, .. } => is_of_overlay_device(path),
             Self::SetFilter(place, _) => place.device == OVERLAY_DEVICE,
             _ => false,
@@ -63,7 +68,11 @@ impl Change {
     /// without making this node useless.
     pub fn is_essential(&self, plan: &Plan) -> bool {
         match self {
-            Self::CreateDevice(_) | Self::SetDevice(_) | Self::AddAddress(_) | Self::SetSysctl { .. } | Self::SetConfig => true,
+            Self::CreateDevice(_)
+            | Self::SetDevice(_)
+            | Self::AddAddress(_)
+            | Self::SetSysctl { .. }
+            | Self::SetConfig => true,
             Self::SetMasquerade(_) => true,
             Self::SetNode(pod_cidr, _) | Self::SetRoute(pod_cidr, _) => plan.pod_cidrs.contains(pod_cidr),
             Self::SetNodeAddress(address, _) => plan.internal_ips.contains(address),
@@ -81,7 +90,9 @@ impl fmt::Display for Change {
             Self::SetSysctl { value, .. } => write!(f, " to {value}"),
             Self::SetFilter(_, name) => write!(f, " to program {name}"),
             Self::SetNode(_, entry) | Self::SetNodeAddress(_, entry) => write!(f, " to node {}", entry.tunnel),
-            Self::SetRoute(_, RouteKind::Overlay { tunnel_destination, .. }) => write!(f, " to node {tunnel_destination}"),
+            Self::SetRoute(_, RouteKind::Overlay { tunnel_destination, .. }) => {
+                write!(f, " to node {tunnel_destination}")
+            }
             Self::SetRoute(_, RouteKind::Unreachable) => f.write_str(" to unreachable"),
             _ => Ok(()),
         }
@@ -96,7 +107,10 @@ impl fmt::Display for RouteKind {
             Self::Foreign { seen } => f.write_str(seen),
             Self::Overlay { tunnel_source, tunnel_destination, preferred_source } => {
                 let encap = if tunnel_destination.is_ipv4() { "ip" } else { "ip6" };
-                write!(f, "encap {encap} id {POD_VNI} src {tunnel_source} dst {tunnel_destination} dev {OVERLAY_DEVICE}")?;
+                write!(
+                    f,
+                    "encap {encap} id {POD_VNI} src {tunnel_source} dst {tunnel_destination} dev {OVERLAY_DEVICE}"
+                )?;
                 match preferred_source {
                     Some(source) => write!(f, " src {source}"),
                     None => Ok(()),

@@ -157,7 +157,9 @@ mod tests {
 
     #[test]
     fn ranges_that_overlap_without_being_equal_conflict_both_ways() {
-        for (first, second) in [("10.244.0.0/16", "10.244.7.0/24"), ("10.244.7.0/24", "10.244.0.0/16"), ("fd00::/48", "fd00:0:0:7::/64")] {
+        for (first, second) in
+            [("10.244.0.0/16", "10.244.7.0/24"), ("10.244.7.0/24", "10.244.0.0/16"), ("fd00::/48", "fd00:0:0:7::/64")]
+        {
             let cluster = cluster([node("one", 1, &[], &[first]), node("two", 2, &[], &[second])]);
             let (owned, problems) = settle(&cluster);
             assert_eq!(owned["one"].pod_cidrs, networks(&[first]));

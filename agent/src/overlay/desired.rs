@@ -23,7 +23,12 @@ pub fn desired(
 ) -> OverlayState {
     let (ipv4_pods, ipv6_pods) = families(&plan.pod_cidrs);
     let mut state = OverlayState {
-        device: Some(OverlayDevice { mtu: pod_mtu(plan, underlay), mac: device_mac(&plan.name), shape_is_ours: true, up: true }),
+        device: Some(OverlayDevice {
+            mtu: pod_mtu(plan, underlay),
+            mac: device_mac(&plan.name),
+            shape_is_ours: true,
+            up: true,
+        }),
         addresses: plan.pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
         configured: true,
         masquerade: Some(plan.pod_cidrs.iter().copied().collect()),
@@ -58,7 +63,9 @@ pub fn underlay_problems(plan: &Plan, underlay: &Underlay) -> Vec<Problem> {
 /// MAC address of `weft0`: it must differ on every node, and be the same after every restart. Locally administered.
 fn device_mac(node: &str) -> [u8; 6] {
     // FNV-1a, 64 bits: two nodes of 5,000 share the 40 bits that we take once in 90,000 clusters.
-    let hash = node.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = node
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let [_, _, _, a, b, c, d, e] = (hash ^ (hash >> 40)).to_be_bytes();
     [0x02, a, b, c, d, e]
 }

@@ -30,7 +30,9 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     if desired.configured && !observed.configured {
         changes.push(Change::SetConfig);
     }
-    changes.extend(set(&desired.node_addresses, &observed.node_addresses, |address, entry| Change::SetNodeAddress(*address, *entry)));
+    changes.extend(set(&desired.node_addresses, &observed.node_addresses, |address, entry| {
+        Change::SetNodeAddress(*address, *entry)
+    }));
     changes.extend(set(&desired.nodes, &observed.nodes, |pod_cidr, entry| Change::SetNode(*pod_cidr, *entry)));
     if let Some(pod_cidrs) = &desired.masquerade
         && desired.masquerade != observed.masquerade
@@ -38,11 +40,15 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
         changes.push(Change::SetMasquerade(pod_cidrs.clone()));
     }
     changes.extend(filter_changes(desired, observed));
-    changes.extend(set(&desired.routes, &observed.routes, |destination, route| Change::SetRoute(*destination, route.clone())));
+    changes.extend(set(&desired.routes, &observed.routes, |destination, route| {
+        Change::SetRoute(*destination, route.clone())
+    }));
 
     changes.extend(gone(&desired.routes, &observed.routes).map(|destination| Change::RemoveRoute(*destination)));
     changes.extend(gone(&desired.nodes, &observed.nodes).map(|pod_cidr| Change::RemoveNode(*pod_cidr)));
-    changes.extend(gone(&desired.node_addresses, &observed.node_addresses).map(|address| Change::RemoveNodeAddress(*address)));
+    changes.extend(
+        gone(&desired.node_addresses, &observed.node_addresses).map(|address| Change::RemoveNodeAddress(*address)),
+    );
     changes.extend(observed.addresses.difference(&desired.addresses).map(|address| Change::RemoveAddress(*address)));
     changes
 }
@@ -74,7 +80,8 @@ pub fn is_of_overlay_device(sysctl: &str) -> bool {
 }
 
 fn sysctl_changes(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
-    let mut changed: Vec<_> = desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(value)).collect();
+    let mut changed: Vec<_> =
+        desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(value)).collect();
     changed.sort_by_key(|(path, _)| sysctls::rank(path));
     changed.into_iter().map(|(path, value)| Change::SetSysctl { path: path.clone(), value: value.clone() }).collect()
 }

@@ -93,7 +93,7 @@ pub async fn run<K: Kernel, R: Records>(
                 let now = cluster.borrow().clone();
                 let compared = match now {
                     Some(cluster) => reconciler.compare(&cluster).await,
-                    None => Err(Blocked(vec![not_listed()])),
+                    None => Err(Blocked { reasons: vec![not_listed()], others: Vec::new() }),
                 };
                 // Whoever asked may have gone.
                 let _ = answer.send(compared);

@@ -11,7 +11,12 @@ use crate::model::problem::Problem;
 
 /// What must be there before anything can be computed is not there. Everything in the kernel stays as it is until it comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blocked(pub Vec<Problem>);
+pub struct Blocked {
+    /// What is missing on this node. Not empty.
+    pub reasons: Vec<Problem>,
+    /// What else is wrong in the cluster.
+    pub others: Vec<Problem>,
+}
 
 /// This node and its peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,17 +87,20 @@ pub fn plan(cluster: &Cluster, name: &str) -> Result<Plan, Blocked> {
     let (mut owned, mut problems) = claims::settle(cluster);
     problems.extend(cluster.problems.iter().cloned());
     let Some(own) = owned.remove(name) else {
-        problems.push(Problem::of_node(
+        let missing = Problem::of_node(
             name,
             "the cluster has no Node of this name",
             "compare NODE_NAME of the agent with `kubectl get nodes`; if the Node was deleted, restart its kubelet, which registers it",
-        ));
-        return Err(Blocked(problems));
+        );
+        return Err(Blocked { reasons: vec![missing], others: problems });
     };
-    let mut missing = missing_on_this_node(name, &own);
-    if !missing.is_empty() {
-        missing.append(&mut problems);
-        return Err(Blocked(missing));
+    let mut reasons = missing_on_this_node(name, &own);
+    if !reasons.is_empty() {
+        // What this node lost, and to whom, explains what it misses.
+        let of_this_node = |problem: &Problem| problem.object == format!("Node {name}");
+        let (lost, others) = problems.into_iter().partition(of_this_node);
+        reasons.extend::<Vec<_>>(lost);
+        return Err(Blocked { reasons, others });
     }
     let mut peers = BTreeMap::new();
     for (peer, theirs) in owned {

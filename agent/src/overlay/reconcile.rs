@@ -48,6 +48,8 @@ pub struct Comparison {
 /// A change that the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// The kind of change.
+    pub kind: &'static str,
     /// The object in the kernel.
     pub object: String,
     /// The kernel's words.
@@ -64,7 +66,7 @@ pub struct Pass {
     /// Changes that were made.
     pub applied: Vec<Change>,
     /// Those of them that put back what somebody else had changed.
-    pub repaired: usize,
+    pub repaired: Vec<Change>,
     /// Changes that were refused. They are tried again in the next pass.
     pub failures: Vec<Failure>,
 }
@@ -86,11 +88,17 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     pub async fn compare(&self, cluster: &Cluster) -> Result<Comparison, Blocked> {
         let plan = plan(cluster, &self.node)?;
         let underlay = self.kernel.underlay(&plan.internal_ips).await.map_err(|error| {
-            blocked(&plan, &error, "give a device of this node the InternalIP of its Node, or correct --node-ip of its kubelet")
+            blocked(
+                &plan,
+                &error,
+                "give a device of this node the InternalIP of its Node, or correct --node-ip of its kubelet",
+            )
         })?;
-        let observed = self.kernel.observe(&sysctls::watched(&underlay.device)).await.map_err(|error| {
-            blocked(&plan, &error, "see the reason; the agent tries again")
-        })?;
+        let observed = self
+            .kernel
+            .observe(&sysctls::watched(&underlay.device))
+            .await
+            .map_err(|error| blocked(&plan, &error, "see the reason; the agent tries again"))?;
         let pods = self.records.read();
         let desired = desired(&plan, &underlay, &pods.names, &observed.sysctls);
         let mut problems = plan.problems.clone();
@@ -104,8 +112,13 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         let comparison = match self.compare(cluster).await {
             Ok(comparison) => Arc::new(comparison),
             Err(blocked) => {
-                self.log_problems(&blocked.0);
-                return Pass { comparison: Err(blocked), applied: Vec::new(), repaired: 0, failures: Vec::new() };
+                self.log_problems(&[blocked.reasons.as_slice(), &blocked.others].concat());
+                return Pass {
+                    comparison: Err(blocked),
+                    applied: Vec::new(),
+                    repaired: Vec::new(),
+                    failures: Vec::new(),
+                };
             }
         };
         self.log_problems(&comparison.problems);
@@ -118,8 +131,8 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         if failures.is_empty() {
             self.achieved = Some(comparison.desired.clone());
         }
-        let repaired = applied.iter().filter(|change| repairs.contains(change)).count();
-        log_applied(&applied, &repairs);
+        let repaired: Vec<Change> = applied.iter().filter(|change| repairs.contains(change)).cloned().collect();
+        log_applied(&applied, &repaired);
         self.log_failures(&failures);
         Pass { comparison: Ok(comparison), applied, repaired, failures }
     }
@@ -138,6 +151,7 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
                 Err(error) => {
                     device_missing |= matches!(change, Change::CreateDevice(_));
                     failures.push(Failure {
+                        kind: change.kind(),
                         object: change.object(),
                         reason: error.to_string(),
                         essential: change.is_essential(plan),
@@ -167,7 +181,8 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     }
 
     fn log_failures(&mut self, failures: &[Failure]) {
-        let now: BTreeMap<_, _> = failures.iter().map(|failure| (failure.object.clone(), failure.reason.clone())).collect();
+        let now: BTreeMap<_, _> =
+            failures.iter().map(|failure| (failure.object.clone(), failure.reason.clone())).collect();
         for (object, reason) in now.iter().filter(|(object, reason)| self.known_failures.get(*object) != Some(reason)) {
             warn!(object, reason, "the kernel refused a change; it is tried again until it succeeds");
         }
@@ -179,9 +194,8 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
 }
 
 fn blocked(plan: &Plan, error: &KernelError, next_step: &str) -> Blocked {
-    let mut problems = vec![Problem::new(error.object.clone(), error.to_string(), next_step)];
-    problems.extend(plan.problems.iter().cloned());
-    Blocked(problems)
+    let reason = Problem::new(error.object.clone(), error.to_string(), next_step);
+    Blocked { reasons: vec![reason], others: plan.problems.clone() }
 }
 
 fn log_applied(applied: &[Change], repairs: &[Change]) {

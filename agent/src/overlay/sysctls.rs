@@ -20,7 +20,12 @@ pub fn watched(uplink: &str) -> Vec<String> {
 }
 
 /// What they should be. `observed` decides on `accept_ra` alone: see the module's table.
-pub fn wanted(uplink: &str, ipv4_pods: bool, ipv6_pods: bool, observed: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub fn wanted(
+    uplink: &str,
+    ipv4_pods: bool,
+    ipv6_pods: bool,
+    observed: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let mut wanted = BTreeMap::new();
     let mut want = |path: String, value: &str| wanted.insert(path, value.to_owned());
     if ipv4_pods {

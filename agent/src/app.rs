@@ -1,0 +1,173 @@
+//! All wiring of the agent, in the order in which it happens.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures::{Stream, stream};
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+use tracing::{Instrument, error, info, info_span, warn};
+use weft_cni::node_facts::NodeFacts;
+use weft_common::layout::LAYOUT_VERSION;
+
+use crate::config::Config;
+use crate::datapath::kernel::LinuxKernel;
+use crate::datapath::notifications::Notifications;
+use crate::datapath::requirements::Requirements;
+use crate::datapath::{object, programs};
+use crate::install::{Installer, Places};
+use crate::kubernetes::connect;
+use crate::kubernetes::watch::{self as kubernetes_watch, ApiServer};
+use crate::metrics::{self, Metrics};
+use crate::model::problem::Problem;
+use crate::overlay::driver::{self, AfterPass, Snapshot};
+use crate::overlay::plan::gateway;
+use crate::overlay::pod_devices::StateDirectory;
+use crate::overlay::reconcile::{Comparison, Pass, Reconciler};
+use crate::view::View;
+use crate::{admin, health};
+
+/// Questions that wait for the loop. Whoever asks more waits to ask.
+const QUESTIONS: usize = 16;
+/// Wait before the kernel's notifications are subscribed to again.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// Runs the agent until a signal ends it. Everything in the kernel stays when it ends: traffic must not notice.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let node = config.node_name.clone();
+    run_on_node(config).instrument(info_span!("agent", node)).await
+}
+
+async fn run_on_node(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    info!(version = env!("CARGO_PKG_VERSION"), layout = LAYOUT_VERSION, "starting");
+
+    let _lock = admin::lock(&config.state_directory)?;
+    let requirements = Requirements::of_this_node(&config.pin_directory, &config.proc_sys);
+    if let Some(missing) = check(&requirements) {
+        bail!("this node lacks what weft needs: {missing}");
+    }
+
+    // Maps and programs. What an earlier agent pinned is kept where it is the same.
+    programs::load(&config.pin_directory, object::OBJECT)?;
+    let mut disturbances = std::pin::pin!(disturbances(Notifications::subscribe()?));
+    let kernel = LinuxKernel::open(&config.pin_directory, &config.proc_sys)?;
+
+    // The API server: nothing is asked yet.
+    let server = connect::choose(config.api_server.as_deref(), config.bootstrap_file.as_deref(), |name| {
+        std::env::var(name).ok()
+    })?;
+    info!(object = "API server", address = server.url, source = server.source, "chosen");
+    let client = connect::client(&server, &config.service_account_directory).await?;
+
+    let (cluster_sender, cluster) = watch::channel(None);
+    let (api_sender, api_server) = watch::channel(ApiServer::new(server.url, server.source));
+    let (snapshot_sender, overlay) = watch::channel(Snapshot::at_start());
+    let (question_sender, questions) = mpsc::channel(QUESTIONS);
+
+    // What others see of us. None of it waits for the API server, so that each can say what is missing.
+    let view = View {
+        node: config.node_name.clone(),
+        pin_directory: config.pin_directory.clone(),
+        requirements,
+        overlay,
+        api_server,
+    };
+    let mut registry = Registry::default();
+    let after_pass = Follow {
+        metrics: Metrics::register(&mut registry, view.clone()),
+        installer: installer(&config),
+        boot_id: boot_id()?,
+    };
+    let health = health::serve("health", config.health_address, health::router(view.clone()));
+    let metrics = health::serve("metrics", config.metrics_address, metrics::router(registry));
+    let admin = admin::serve(admin::listen(&config.state_directory)?, view, question_sender);
+
+    // API server -> watch -> cluster -> reconcile -> kernel.
+    let watch = kubernetes_watch::nodes(client, cluster_sender, api_sender);
+    let reconciler = Reconciler::new(&kernel, StateDirectory(config.state_directory.clone()), config.node_name.clone());
+    let reconcile = driver::run(reconciler, cluster, disturbances.as_mut(), questions, snapshot_sender, after_pass);
+
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: ending; the datapath stays as it is"),
+        _ = interrupt.recv() => info!("SIGINT: ending; the datapath stays as it is"),
+        () = health => bail!("the health server ended"),
+        () = metrics => bail!("the metrics server ended"),
+        ended = admin => bail!("the admin server ended: {ended:?}"),
+        () = watch => bail!("the watch of the API server ended"),
+        () = reconcile => bail!("the reconcile loop ended"),
+    }
+    Ok(())
+}
+
+fn check(requirements: &Requirements) -> Option<String> {
+    let missing = requirements.missing();
+    for missing in &missing {
+        error!(object = "node", reason = missing.what, next_step = missing.next_step, "a requirement is missing");
+    }
+    (!missing.is_empty()).then(|| missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+}
+
+/// The kernel's notifications for as long as the process lives: where they break, everything may have changed.
+fn disturbances(notifications: Notifications) -> impl Stream<Item = ()> {
+    stream::unfold(Some(notifications), |notifications| async {
+        let next = match notifications {
+            Some(mut notifications) => match notifications.changed().await {
+                Ok(()) => Some(notifications),
+                Err(error) => {
+                    warn!(object = "kernel notifications", reason = %error, "broken; subscribing again");
+                    None
+                }
+            },
+            None => {
+                sleep(RESUBSCRIBE).await;
+                Notifications::subscribe().ok()
+            }
+        };
+        Some(((), next))
+    })
+}
+
+fn installer(config: &Config) -> Installer {
+    Installer::new(Places {
+        plugin_binary: config.plugin_binary.clone(),
+        bin_directory: config.cni_bin_directory.clone(),
+        conf_directory: config.cni_conf_directory.clone(),
+        state_directory: config.state_directory.clone(),
+        pin_directory: config.pin_directory.clone(),
+    })
+}
+
+fn boot_id() -> anyhow::Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    Ok(std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?.trim().to_owned())
+}
+
+/// What follows each pass: counting, and what pods need besides the kernel.
+struct Follow {
+    metrics: Metrics,
+    installer: Installer,
+    boot_id: String,
+}
+
+impl AfterPass for Follow {
+    fn in_sync(&mut self, comparison: &Comparison) -> Vec<Problem> {
+        let Comparison { plan, desired, .. } = comparison;
+        self.installer.ensure(&NodeFacts {
+            layout: LAYOUT_VERSION,
+            boot_id: self.boot_id.clone(),
+            node: plan.name.clone(),
+            pod_cidrs: plan.pod_cidrs.clone(),
+            gateways: plan.pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
+            mtu: desired.device.as_ref().map_or(0, |device| device.mtu),
+        })
+    }
+
+    fn passed(&mut self, pass: &Pass, took: Duration) {
+        self.metrics.passed(pass, took);
+    }
+}

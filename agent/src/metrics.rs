@@ -1,0 +1,259 @@
+//! `/metrics`. What happens is counted where it happens; what is, is read when somebody asks.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::{Registry, Unit};
+use weft_common::layout::LAYOUT_VERSION;
+
+use crate::datapath::maps::Maps;
+use crate::overlay::reconcile::Pass;
+use crate::view::{View, age_seconds};
+
+/// What a text reader of Prometheus asks for.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type ByKind = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// Counters of the reconcile loop.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    changes: ByKind,
+    repairs: ByKind,
+    errors: ByKind,
+    passes: Counter,
+    duration: Histogram,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn register(registry: &mut Registry, view: View) -> Self {
+        let metrics = Self {
+            changes: ByKind::default(),
+            repairs: ByKind::default(),
+            errors: ByKind::default(),
+            passes: Counter::default(),
+            duration: Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+        };
+        let build =
+            Info::new([("version", env!("CARGO_PKG_VERSION").to_owned()), ("layout", LAYOUT_VERSION.to_string())]);
+        registry.register("weft_build", "Version of the agent and of the layout of everything pinned", build);
+        registry.register("weft_changes_applied", "Changes made in the kernel, by kind", metrics.changes.clone());
+        registry.register(
+            "weft_repairs",
+            "Changes that put back what somebody else had changed, by kind",
+            metrics.repairs.clone(),
+        );
+        registry.register("weft_apply_errors", "Changes that the kernel refused, by kind", metrics.errors.clone());
+        registry.register("weft_passes", "Comparisons of the kernel with what should be there", metrics.passes.clone());
+        registry.register_with_unit("weft_sync_duration", "Time of a pass", Unit::Seconds, metrics.duration.clone());
+        registry.register_collector(Box::new(Present(view)));
+        metrics
+    }
+
+    /// Counts a pass.
+    pub fn passed(&self, pass: &Pass, took: Duration) {
+        self.passes.inc();
+        self.duration.observe(took.as_secs_f64());
+        for change in &pass.applied {
+            self.changes.get_or_create(&[("kind", change.kind())]).inc();
+        }
+        for change in &pass.repaired {
+            self.repairs.get_or_create(&[("kind", change.kind())]).inc();
+        }
+        for failure in &pass.failures {
+            self.errors.get_or_create(&[("kind", failure.kind)]).inc();
+        }
+    }
+}
+
+/// `/metrics`.
+pub fn router(registry: Registry) -> Router {
+    let registry = std::sync::Arc::new(registry);
+    Router::new().route(
+        "/metrics",
+        get(move || {
+            let mut body = String::new();
+            // Writing into a string fails only where an encoder does; what is there by then is still true.
+            let _ = text::encode(&mut body, &registry);
+            async move { ([(CONTENT_TYPE, OPEN_METRICS)], body) }
+        }),
+    )
+}
+
+/// What is true at the moment of asking.
+#[derive(Debug)]
+struct Present(View);
+
+impl Collector for Present {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let view = &self.0;
+        let snapshot = view.overlay.borrow().clone();
+        let server = view.api_server.borrow().clone();
+        let reasons = view.reasons();
+        let flag = |value: bool| if value { 1.0 } else { 0.0 };
+
+        gauge(&mut encoder, "weft_ready", "This node can take pods", flag(reasons.is_empty()))?;
+        let mut not_ready = encoder.encode_descriptor(
+            "weft_not_ready_reason",
+            "Why this node is not ready",
+            None,
+            MetricType::Gauge,
+        )?;
+        for reason in &reasons {
+            let labels = [("object", reason.object.as_str()), ("reason", reason.reason.as_str())];
+            ConstGauge::new(1.0).encode(not_ready.encode_family(&labels)?)?;
+        }
+        let nodes = snapshot.cluster.as_ref().map_or(0, |cluster| cluster.nodes.len());
+        gauge(&mut encoder, "weft_nodes", "Nodes in the cluster", count(nodes))?;
+        let comparison = snapshot.pass.as_ref().and_then(|pass| pass.comparison.as_ref().ok());
+        let routes = comparison.map_or(0, |comparison| comparison.desired.routes.len());
+        gauge(&mut encoder, "weft_routes", "Routes of ours that should be in the kernel", count(routes))?;
+        let failing = snapshot.pass.as_ref().map_or(0, |pass| pass.failures.len());
+        gauge(
+            &mut encoder,
+            "weft_failing_changes",
+            "Changes that the kernel refused in the last pass",
+            count(failing),
+        )?;
+        gauge(&mut encoder, "weft_api_connected", "The API server answered the last request", flag(server.connected))?;
+        for (name, help, then) in [
+            ("weft_api_heard_age", "Since the API server was last heard", server.heard),
+            ("weft_api_list_age", "Since the nodes were last listed whole", server.listed),
+            ("weft_sync_age", "Since everything essential was in the kernel", snapshot.in_sync),
+        ] {
+            let Some(then) = then else { continue };
+            let gauge = ConstGauge::new(age_seconds(then));
+            gauge.encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?)?;
+        }
+        self.encode_drops(&mut encoder)
+    }
+}
+
+impl Present {
+    fn encode_drops(&self, encoder: &mut DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        // No map, no counters: the agent's start has said why.
+        let Ok(counters) = Maps::open(&self.0.pin_directory).and_then(|maps| maps.drops()) else { return Ok(()) };
+        let mut family = encoder.encode_descriptor(
+            "weft_drops",
+            "Packets dropped, by program and reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for (program, reason, packets) in counters {
+            let labels = [("program", program.name()), ("reason", reason.name())];
+            ConstCounter::new(packets).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: f64) -> Result<(), std::fmt::Error> {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, ConstGauge::<f64>::TYPE)?)
+}
+
+/// Exact for every number of objects that fits into memory.
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::datapath::requirements::Requirements;
+    use crate::kubernetes::watch::ApiServer;
+    use crate::model::cluster::{Cluster, Node};
+    use crate::overlay::driver::Snapshot;
+    use crate::overlay::reconcile::{Comparison, Failure};
+    use crate::overlay::state::{Change, Underlay};
+    use crate::overlay::{desired, plan};
+
+    fn pass() -> (Pass, Cluster) {
+        let node = Node {
+            name: "one".to_owned(),
+            internal_ips: vec![[192, 0, 2, 1].into()],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+            ..Node::default()
+        };
+        let cluster = Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new() };
+        let plan = plan::plan(&cluster, "one").unwrap();
+        let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
+        let desired = desired::desired(&plan, &underlay, &BTreeSet::new(), &BTreeMap::new());
+        let observed = desired.clone();
+        let comparison = Comparison { plan, underlay, desired, observed, problems: Vec::new() };
+        let failure =
+            Failure { kind: "set_node", object: "map".to_owned(), reason: "full".to_owned(), essential: true };
+        let pass = Pass {
+            comparison: Ok(Arc::new(comparison)),
+            applied: vec![Change::SetConfig],
+            repaired: vec![Change::SetConfig],
+            failures: vec![failure],
+        };
+        (pass, cluster)
+    }
+
+    #[tokio::test]
+    async fn every_metric_that_is_defined_says_something() {
+        let (pass, cluster) = pass();
+        let mut server = ApiServer::new("https://192.0.2.9:6443".to_owned(), "--api-server".to_owned());
+        (server.connected, server.heard, server.listed) = (true, Some(Instant::now()), Some(Instant::now()));
+        let snapshot = Snapshot {
+            cluster: Some(Arc::new(cluster)),
+            pass: Some(Arc::new(pass.clone())),
+            in_sync: Some(Instant::now()),
+            ..Snapshot::at_start()
+        };
+        let nowhere = std::path::Path::new("/nonexistent");
+        let view = View {
+            node: "one".to_owned(),
+            pin_directory: nowhere.to_owned(),
+            requirements: Requirements::of_this_node(nowhere, nowhere),
+            overlay: watch::channel(snapshot).1,
+            api_server: watch::channel(server).1,
+        };
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry, view);
+        metrics.passed(&pass, Duration::from_millis(2));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        let expected = [
+            "weft_build_info{version=",
+            "weft_changes_applied_total{kind=\"set_config\"} 1",
+            "weft_repairs_total{kind=\"set_config\"} 1",
+            "weft_apply_errors_total{kind=\"set_node\"} 1",
+            "weft_passes_total 1",
+            "weft_sync_duration_seconds_count 1",
+            "weft_ready 0",
+            "weft_not_ready_reason{object=\"map\",reason=\"full\"} 1",
+            "weft_nodes 1",
+            "weft_routes 1",
+            "weft_failing_changes 1",
+            "weft_api_connected 1",
+            "weft_api_heard_age_seconds ",
+            "weft_api_list_age_seconds ",
+            "weft_sync_age_seconds ",
+        ];
+        for line in expected {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+            assert!(expected.iter().any(|line| line.starts_with(name)), "{name} is expected by nobody");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The operators' view while the agent is away: the pinned maps, the state directory and the kernel's routes. What should be there
+//! is then what the maps say; the API server is not asked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use weft_cni::node_facts::{self, NodeFacts};
+use weft_common::layout::LAYOUT_VERSION;
+
+use crate::datapath::kernel::LinuxKernel;
+use crate::datapath::maps::{Maps, MapsError};
+use crate::datapath::requirements::Requirements;
+use crate::datapath::{Kernel, KernelError};
+use crate::model::problem::Problem;
+use crate::overlay::state::OverlayState;
+use crate::report::{self, NodesReport, RoutesReport, Source, Status};
+use crate::view::kernel_status;
+
+/// Not even that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// No maps, or no right to open them.
+    #[error("the agent does not answer, and its maps cannot be read either: {0}")]
+    Maps(#[from] MapsError),
+    /// The kernel did not answer.
+    #[error("the agent does not answer, and the kernel cannot be asked: {0}")]
+    Kernel(#[from] KernelError),
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Offline {
+    pin_directory: PathBuf,
+    facts: Option<NodeFacts>,
+    observed: OverlayState,
+    routes: RoutesReport,
+}
+
+impl Offline {
+    /// Reads everything.
+    pub async fn read(pin_directory: &Path, state_directory: &Path) -> Result<Self, OfflineError> {
+        Maps::open(pin_directory)?;
+        let observed = LinuxKernel::open(pin_directory, Path::new("/proc/sys"))?.observe(&[]).await?;
+        let facts: Option<NodeFacts> =
+            fs::read(state_directory.join(node_facts::FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let gateways = facts.as_ref().map(|facts| facts.gateways.clone()).unwrap_or_default();
+        let desired = report::routes_of_maps(&observed.nodes, &observed.node_addresses, &gateways);
+        let mut owners = std::collections::BTreeMap::new();
+        if let Some(facts) = &facts {
+            owners.extend(facts.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, facts.node.clone())));
+        }
+        let routes = report::routes(Source::Offline, &desired, &observed.routes, &owners, vec![agent_away()]);
+        Ok(Self { pin_directory: pin_directory.to_owned(), facts, observed, routes })
+    }
+
+    /// `weft routes`: what follows from the maps beside what the kernel has.
+    pub fn routes(&self) -> RoutesReport {
+        self.routes.clone()
+    }
+
+    /// `weft nodes`.
+    pub fn nodes(&self) -> NodesReport {
+        let name = self.facts.as_ref().map(|facts| facts.node.as_str());
+        NodesReport {
+            source: Source::Offline,
+            problems: vec![agent_away()],
+            nodes: report::nodes_of_maps(name, &self.observed, &self.routes),
+        }
+    }
+
+    /// `weft status`.
+    pub fn status(&self) -> Result<Status, OfflineError> {
+        let requirements = Requirements::of_this_node(&self.pin_directory, Path::new("/proc/sys"));
+        let counters = Maps::open(&self.pin_directory)?.drops()?;
+        let own = self.observed.node_addresses.iter().filter(|(_, entry)| entry.local);
+        Ok(Status {
+            source: Source::Offline,
+            healthy: false,
+            reasons: vec![agent_away()],
+            problems: Vec::new(),
+            node: self.facts.as_ref().map(|facts| facts.node.clone()).unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            api_server: None,
+            kernel: kernel_status(&requirements),
+            layout: self.facts.as_ref().map_or(LAYOUT_VERSION, |facts| facts.layout),
+            pod_cidrs: self.facts.as_ref().map(|facts| facts.pod_cidrs.clone()).unwrap_or_default(),
+            internal_ips: own.map(|(address, _)| *address).collect(),
+            underlay: None,
+            pod_mtu_bytes: self.facts.as_ref().map(|facts| facts.mtu),
+            sync_age_seconds: None,
+            drops: report::drops(&counters),
+        })
+    }
+}
+
+fn agent_away() -> Problem {
+    Problem::new(
+        "weft-agent",
+        "it does not answer on its socket: pods keep their network, new nodes and changes are not seen",
+        "see `kubectl -n kube-system get pods -o wide` for the agent of this node, and its log",
+    )
+}

@@ -13,6 +13,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Flows whose source ports are looked at: by chance alone, a range that includes lower ports would show among them.
 const FLOWS: usize = 300;
 
+const NODE_MAC: &str = "02:00:00:00:01:01";
+const POD_MAC: &str = "02:00:00:00:01:02";
+
 /// A pod, its node (1) and the world, which has the addresses of node 2.
 struct World {
     pod: Namespace,
@@ -32,11 +35,17 @@ fn world() -> World {
     add_internal_ips(&world, "eth0", 2);
     veth((&node, "weft0000000000a"), (&pod, "eth0")).unwrap();
     Session::run(&node, |session| session.converge(&NodePlan::of(1, &[4], &[4, 6]).desired()));
+    for (namespace, device, mac) in [(&node, "weft0000000000a", NODE_MAC), (&pod, "eth0", POD_MAC)] {
+        namespace.run(["ip", "link", "set", device, "address", mac]).unwrap();
+    }
     for family in [4, 6] {
         let (pod_ip, gateway) = (pod_ip(family).to_string(), gateway(pod_cidr(1, family)).to_string());
         pod.add_address("eth0", &format!("{pod_ip}/{}", if family == 4 { 32 } else { 128 })).unwrap();
         node.run(["ip", "route", "add", &pod_ip, "dev", "weft0000000000a"]).unwrap();
         pod.run(["ip", "route", "add", &gateway, "dev", "eth0"]).unwrap();
+        // As the plugin does: the gateway is on another device, which does not answer neighbour discovery here.
+        pod.run(["ip", "neighbour", "add", &gateway, "lladdr", NODE_MAC, "dev", "eth0"]).unwrap();
+        node.run(["ip", "neighbour", "add", &pod_ip, "lladdr", POD_MAC, "dev", "weft0000000000a"]).unwrap();
         let family = if family == 4 { "-4" } else { "-6" };
         pod.run(["ip", family, "route", "add", "default", "via", &gateway, "dev", "eth0"]).unwrap();
     }

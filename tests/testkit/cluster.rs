@@ -21,7 +21,7 @@ use crate::machine::Machine;
 use crate::netns::{Namespace, View, veth};
 use crate::node::Node;
 use crate::plan::{self, Family, MOST_NODES};
-use crate::{cache, images, kubectl, wait};
+use crate::{cache, echo, images, kubectl, logs, process, tools, wait};
 
 const BRIDGE: &str = "nodes";
 const RECORD: &str = "cluster.json";
@@ -161,6 +161,11 @@ impl Cluster {
         output(&mut command)
     }
 
+    /// All logs with their names: `control/etcd`, `node1/kubelet`, and of containers `node1/pods/...`.
+    pub fn logs(&self) -> Result<Vec<(String, PathBuf)>> {
+        logs::find(&self.folder)
+    }
+
     /// Waits until every node is Ready.
     pub fn wait_for_nodes(&self) -> Result<()> {
         wait::until(LIMIT, "the nodes to be Ready", || {
@@ -203,7 +208,7 @@ pub struct OwnedCluster {
     keys: Keys,
     archives: Vec<PathBuf>,
     control: Namespace,
-    _world: Namespace,
+    world: Namespace,
     machines: Vec<Machine>,
     children: Vec<Child>,
 }
@@ -233,21 +238,24 @@ impl OwnedCluster {
             control: View::open(control.name())?,
             nodes: Vec::new(),
         };
-        let mut owned = Self {
-            cluster,
-            instance,
-            keys,
-            archives,
-            control,
-            _world: world,
-            machines: Vec::new(),
-            children: Vec::new(),
-        };
+        let mut owned =
+            Self { cluster, instance, keys, archives, control, world, machines: Vec::new(), children: Vec::new() };
+        owned.serve_world()?;
         progress("etcd, kube-apiserver, containerd on every node");
         owned.start_all(options.nodes)?;
         progress("kubelets register");
         owned.wait_for_ranges()?;
         Ok(owned)
+    }
+
+    /// The host in the world answers who asks.
+    fn serve_world(&mut self) -> Result<()> {
+        let agnhost = tools::path("agnhost")?;
+        let (port, udp) = (format!("--http-port={}", echo::PORT), format!("--udp-port={}", echo::UDP_PORT));
+        let words = [agnhost.as_os_str(), "netexec".as_ref(), port.as_ref(), udp.as_ref()];
+        let child = process::spawn(self.world.command(words), &self.cluster.folder.join("world"), "netexec")?;
+        self.children.push(child);
+        Ok(())
     }
 
     /// Control plane and nodes start at the same time; kubelets when both are there.
@@ -257,10 +265,10 @@ impl OwnedCluster {
             let plane = scope.spawn(move || control_plane::start(instance, control, family, keys));
             let this = &*self;
             let starting: Vec<_> = (1..=count).map(|number| scope.spawn(move || this.start_machine(number))).collect();
-            let machines: Vec<_> = starting.into_iter().map(|thread| thread.join()).collect();
+            let machines: Vec<_> = starting.into_iter().map(thread::ScopedJoinHandle::join).collect();
             (plane.join(), machines)
         });
-        self.children = plane.map_err(|_| anyhow!("the control plane's thread panicked"))??;
+        self.children.extend(plane.map_err(|_| anyhow!("the control plane's thread panicked"))??);
         for machine in machines {
             self.add_machine(machine.map_err(|_| anyhow!("a node's thread panicked"))??)?;
         }

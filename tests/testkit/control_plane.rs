@@ -1,19 +1,17 @@
 //! The control plane's processes, in a network namespace of their own.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use nix::unistd::setsid;
+use anyhow::{Result, anyhow};
 
 use crate::certificates::{Authority, Pair};
 use crate::command::output;
 use crate::instance::Instance;
 use crate::netns::Namespace;
 use crate::plan::{self, API_PORT, Family};
-use crate::{kubeconfig, kubectl, node, tools, wait};
+use crate::{kubeconfig, kubectl, process, tools, wait};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const ETCD: &str = "http://127.0.0.1:2379";
@@ -170,12 +168,5 @@ fn wait_until_ready(instance: &Instance, namespace: &Namespace, folder: &Path, c
 }
 
 fn spawn(namespace: &Namespace, folder: &Path, name: &str, words: &[String]) -> Result<Child> {
-    let file = node::log(folder, name)?;
-    let mut command = namespace.command(words);
-    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).current_dir(folder);
-    // SAFETY: one system call. Out of the terminal's session, Ctrl-C does not reach it.
-    unsafe {
-        command.pre_exec(|| setsid().map(drop).map_err(std::io::Error::from));
-    }
-    command.spawn().with_context(|| format!("cannot start {name}"))
+    process::spawn(namespace.command(words), folder, name)
 }

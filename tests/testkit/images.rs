@@ -17,10 +17,20 @@ pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 /// The Kubernetes project's test program, with the usual network commands beside it.
 pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 
+/// weft's own image, as the manifests name it.
+pub const WEFT: &str = concat!("weft.example/weft:", env!("CARGO_PKG_VERSION"));
+
 const BUSYBOX: &str = "/bin/busybox";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Commands of the host that busybox has not, or not as well.
 const COMMANDS: [&str; 5] = ["/usr/bin/ping", "/usr/sbin/ip", "/usr/bin/ss", "/usr/bin/curl", "/usr/bin/iperf3"];
+
+/// Where `cargo xtask image` puts weft's image, for the source tree at `top`.
+pub fn weft_archive(top: &Path) -> PathBuf {
+    let hash: String =
+        Sha256::digest(top.as_os_str().as_encoded_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    cache::folder().join("images").join(format!("weft-{hash}.tar"))
+}
 
 /// Archives of these images, built when they are not in the cache.
 pub fn archives() -> Result<Vec<PathBuf>> {

@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nix::unistd::{setsid, write};
+use nix::unistd::write;
 
 use crate::cgroup::{self, Hierarchy};
 use crate::command::output;
 use crate::instance::Instance;
 use crate::netns::Namespace;
-use crate::{leftovers, reexec};
+use crate::{leftovers, process, reexec};
 
 /// A running node. It can be used by others than its owner: all that is needed lies in its folder.
 #[derive(Debug, Clone)]
@@ -33,13 +33,13 @@ impl Node {
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let groups = create_groups(&instance.name(name))?;
         let mut init = reexec::node_init()?;
-        init.arg(name).arg(&folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log(&folder, "init")?);
+        init.arg(name).arg(&folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(process::log(&folder, "init")?);
         let namespace_file = namespace.file().try_clone().context("cannot copy a namespace's file")?;
         let members = members(&groups)?;
+        process::leave_terminal(&mut init);
         // SAFETY: between fork and exec the closure only makes system calls on files that are already open.
         unsafe {
             init.pre_exec(move || {
-                setsid()?;
                 join(&members)?;
                 nix::sched::setns(&namespace_file, nix::sched::CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from)
             });
@@ -118,22 +118,9 @@ impl Node {
         I::Item: AsRef<OsStr>,
     {
         let mut command = self.command(words)?;
-        let file = log(&self.folder, name)?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("TMPDIR", "/run/tmp");
-        // SAFETY: one system call. Out of the terminal's session, Ctrl-C does not reach it.
-        unsafe {
-            command.pre_exec(|| setsid().map(drop).map_err(std::io::Error::from));
-        }
-        command.spawn().with_context(|| format!("cannot start {name} on {}", self.name))
+        command.env("TMPDIR", "/run/tmp");
+        process::spawn(command, &self.folder, name).with_context(|| format!("on {}", self.name))
     }
-}
-
-/// Opens the log of a program: `log/<name>.log` in a folder.
-pub(crate) fn log(folder: &Path, name: &str) -> Result<File> {
-    let logs = folder.join("log");
-    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-    let path = logs.join(format!("{name}.log"));
-    OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Makes the node's own group in every hierarchy.

@@ -2,14 +2,12 @@
 
 use std::env;
 use std::io::Read;
-use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use nix::unistd::setsid;
 
-use crate::{leftovers, node_init};
+use crate::{leftovers, node_init, process};
 
 const NODE_INIT: &str = "weft-node-init";
 const JANITOR: &str = "weft-janitor";
@@ -47,10 +45,7 @@ pub(crate) fn start_janitor(id: &str) -> Result<Option<ChildStdin>> {
     }
     let mut command = hidden(JANITOR)?;
     command.arg(id).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: between fork and exec the closure makes one system call. Out of the terminal's session, Ctrl-C does not reach it.
-    unsafe {
-        command.pre_exec(|| setsid().map(drop).map_err(std::io::Error::from));
-    }
+    process::leave_terminal(&mut command);
     let mut janitor = command.spawn().context("cannot start the janitor of the test bed")?;
     Ok(janitor.stdin.take())
 }

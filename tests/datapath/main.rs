@@ -1,0 +1,16 @@
+//! The eBPF programs: packets in, verdicts and packets out. Needs root.
+//!
+//! Most cases run a program on a packet without any device (`BPF_PROG_TEST_RUN`). What cannot be seen that way - tunnel
+//! metadata, what a redirect really delivers, checksums that are filled in later - runs on nodes made of network namespaces.
+
+//mod capture;
+mod datapath;
+mod frames;
+mod from_overlay;
+mod from_pod;
+mod layout;
+//mod node;
+mod pins;
+//mod streams;
+mod to_pod;
+//mod wire;

@@ -1,0 +1,97 @@
+//! `cargo xtask demo`: a real cluster whose Pods talk to each other through weft, from nothing to what a person wants to see.
+
+mod show;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::Uid;
+use weft_tests::cluster::{Cluster, Options, OwnedCluster};
+use weft_tests::plan::Family;
+use weft_tests::{cache, echo, instance, logs};
+
+use crate::progress::Progress;
+use crate::{image, setup, tree};
+
+/// The instance's id.
+const ID: &str = "demo";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How many nodes
+    #[arg(long, default_value_t = 2)]
+    nodes: usize,
+    /// Address families of nodes, Pods and Services: ipv4, ipv6 or dual
+    #[arg(long, default_value_t = Family::Dual)]
+    family: Family,
+    /// Take the demo's cluster down
+    #[arg(long, conflicts_with_all = ["nodes", "family"])]
+    down: bool,
+}
+
+/// The demo's cluster, for the commands that look around.
+pub(crate) fn open() -> Result<Cluster> {
+    ensure!(Uid::effective().is_root(), "the demo's cluster belongs to root: use sudo");
+    Cluster::open(ID).context("the demo is not up; `cargo xtask demo` starts it")
+}
+
+/// The command itself.
+pub(crate) fn command(arguments: &Arguments) -> Result<()> {
+    ensure!(
+        Uid::effective().is_root(),
+        "the demo makes namespaces and loads programs into the kernel, which needs root: use sudo"
+    );
+    if arguments.down {
+        println!(
+            "{}",
+            if instance::remove(ID)? { "The demo is down; nothing of it is left." } else { "No demo is up." }
+        );
+        return Ok(());
+    }
+    let mut progress = Progress::new();
+    setup::run(&mut progress)?;
+    let image = image::build(&mut progress)?;
+    if instance::exists(ID) {
+        progress.stage("take the last demo down", |_| instance::remove(ID))?;
+    }
+    let cluster =
+        progress.stage(&format!("cluster of {} nodes ({})", arguments.nodes, arguments.family), |detail| {
+            let detail = detail.clone();
+            OwnedCluster::start(Options {
+                id: Some(ID.to_owned()),
+                nodes: arguments.nodes,
+                family: arguments.family,
+                images: vec![image],
+                progress: Arc::new(move |text| detail.say(text)),
+            })
+        })?;
+    match install_and_show(&mut progress, &cluster) {
+        Ok(()) => {}
+        Err(error) => return Err(keep_logs(&cluster, error)),
+    }
+    cluster.keep()?;
+    show::how_to_go_on(&progress);
+    Ok(())
+}
+
+fn install_and_show(progress: &mut Progress, cluster: &Cluster) -> Result<()> {
+    let manifests = tree::top().join("manifests/base");
+    progress.stage("kubectl apply -k manifests/base", |_| {
+        cluster.kubectl(["apply".as_ref(), "-k".as_ref(), manifests.as_os_str()])
+    })?;
+    progress.stage("nodes Ready", |_| cluster.wait_for_nodes())?;
+    let pods = progress.stage("Pods Ready", |_| echo::deploy(cluster))?;
+    show::everything(cluster, &pods)
+}
+
+/// The cluster goes, its logs stay.
+fn keep_logs(cluster: &Cluster, error: anyhow::Error) -> anyhow::Error {
+    if let Ok(text) = cluster.kubectl(["get", "nodes,pods", "--all-namespaces", "--output=wide"]) {
+        eprintln!("{text}");
+    }
+    let folder = cache::folder().join("log/demo");
+    match cluster.logs().and_then(|found| logs::save(&found, &folder)) {
+        Ok(()) => error.context(format!("the demo failed; the logs of its cluster are in {}", folder.display())),
+        Err(_) => error,
+    }
+}

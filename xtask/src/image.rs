@@ -1,0 +1,41 @@
+//! `cargo xtask image`: weft's container image, without container engine or registry.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use weft_tests::image::{Files, Image};
+use weft_tests::images::{self, WEFT};
+
+use crate::progress::Progress;
+use crate::{build, licenses, setup, tree};
+
+/// The command itself.
+pub(crate) fn command() -> Result<()> {
+    let mut progress = Progress::new();
+    setup::run(&mut progress)?;
+    let archive = build(&mut progress)?;
+    println!("{}", archive.display());
+    println!("On a node: `ctr -n k8s.io images import {}`", archive.display());
+    Ok(())
+}
+
+/// Builds programs and image, and returns the archive.
+pub(crate) fn build(progress: &mut Progress) -> Result<PathBuf> {
+    let programs = build::programs(progress)?;
+    let archive = images::weft_archive(&tree::top());
+    progress.stage("image", |detail| {
+        let digest = write(&programs, &archive)?;
+        detail.say(&digest);
+        Ok(())
+    })?;
+    Ok(archive)
+}
+
+fn write(programs: &Path, archive: &Path) -> Result<String> {
+    let mut files = Files::default();
+    for program in build::PROGRAMS {
+        files.copy(&format!("/{program}"), 0o755, &programs.join(program))?;
+    }
+    licenses::add(&mut files)?;
+    Image { name: WEFT, entrypoint: vec!["/weft-agent".into()], path: "/", files: &files }.write(archive)
+}

@@ -1,0 +1,19 @@
+//! The source tree that the commands work on.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The top of the tree. Cargo says at run time where it found the package, which may have moved since it was compiled.
+pub(crate) fn top() -> PathBuf {
+    let package =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    package.parent().map(Path::to_owned).unwrap_or(package)
+}
+
+/// A cargo command at the top of the tree.
+pub(crate) fn cargo<const N: usize>(words: [&str; N]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(words).current_dir(top());
+    command
+}

@@ -60,9 +60,8 @@ fn any(family: u8) -> SocketAddr {
 fn udp_and_tcp_leave_with_the_nodes_address_and_a_high_port() {
     let World { pod, world, _node } = world();
     for family in [4, 6] {
-        let (server, listener) = world
-            .enter(|| (UdpSocket::bind(any(family)).unwrap(), TcpListener::bind(any(family)).unwrap()))
-            .unwrap();
+        let (server, listener) =
+            world.enter(|| (UdpSocket::bind(any(family)).unwrap(), TcpListener::bind(any(family)).unwrap())).unwrap();
         server.set_read_timeout(Some(DEADLINE)).unwrap();
         let node_ip = internal_ip(1, family);
         let to = |port| SocketAddr::new(internal_ip(2, family), port);

@@ -10,6 +10,7 @@ pub mod del;
 pub mod detach;
 pub mod endpoints;
 pub mod error;
+pub mod filter_messages;
 pub mod filters;
 pub mod gc;
 pub mod identity;

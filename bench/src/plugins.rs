@@ -41,11 +41,12 @@ impl Plugin {
 
 fn answer(call: &mut Command, input: &[u8]) -> Result<()> {
     let mut process = call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    process.stdin.take().context("the process has no standard input")?.write_all(input)?;
+    // One that ends before it has read all says why on its standard output.
+    let written = process.stdin.take().context("the process has no standard input")?.write_all(input);
     let output = process.wait_with_output()?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{}: {out}{err}", output.status);
-    Ok(())
+    Ok(written?)
 }
 
 /// All of them. `folder` gets what they store; `pins` holds the programs and maps of weft.

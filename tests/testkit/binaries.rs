@@ -12,12 +12,23 @@ use crate::command::{command, describe};
 
 /// The CNI plugin, in the debug profile.
 pub fn weft_cni() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    // One build for all tests of the process; its error is told to each of them.
-    BUILT
-        .get_or_init(|| build("weft-cni").map_err(|error| format!("{error:#}")))
-        .clone()
-        .map_err(|error| anyhow!("{error}"))
+    static BUILT: Built = Built::new();
+    once(&BUILT, "weft-cni")
+}
+
+/// The agent, in the debug profile.
+pub fn weft_agent() -> Result<PathBuf> {
+    static BUILT: Built = Built::new();
+    once(&BUILT, "weft-agent")
+}
+
+/// A program's path, or why it could not be built.
+type Built = OnceLock<Result<PathBuf, String>>;
+
+/// One build for all tests of the process; its error is told to each of them.
+fn once(built: &Built, package: &str) -> Result<PathBuf> {
+    let done = built.get_or_init(|| build(package).map_err(|error| format!("{error:#}")));
+    done.clone().map_err(|error| anyhow!("{error}"))
 }
 
 /// Builds a package with a program of the same name and returns the program's path.
@@ -25,17 +36,18 @@ fn build(package: &str) -> Result<PathBuf> {
     // Set by the cargo that runs the tests.
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut build = command([&cargo, "build", "--package", package, "--manifest-path", manifest, "--message-format", "json"]);
+    let mut build =
+        command([&cargo, "build", "--package", package, "--manifest-path", manifest, "--message-format", "json"]);
     let line = describe(&build);
     let done = build.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
     if !done.status.success() {
         bail!("`{line}`: {}\n{}", done.status, String::from_utf8_lossy(&done.stderr));
     }
     let messages = String::from_utf8_lossy(&done.stdout);
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let is_it = message["target"]["name"] == package;
         message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
     });
-    programs.last().with_context(|| format!("`{line}` names no program {package}"))
+    programs.next().with_context(|| format!("`{line}` names no program {package}"))
 }

@@ -318,7 +318,10 @@ impl OwnedCluster {
         self.cluster.nodes.retain(|node| node.name() != name);
         machine.end()?;
         self.write_record()?;
-        self.kubectl(["delete", "node", name]).map(drop)
+        self.kubectl(["delete", "node", name])?;
+        // Its kubelet cannot say that its Pods have ended.
+        let on_node = format!("--field-selector=spec.nodeName={name}");
+        self.kubectl(["delete", "pods", "--all-namespaces", &on_node, "--force", "--grace-period=0"]).map(drop)
     }
 
     fn wait_for_ranges(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Everything is made under an [`instance::Instance`]: its id is part of every name, and whoever starts next removes what a
 //! dead owner left.
 
+pub mod binaries;
 pub mod cache;
 pub mod certificates;
 pub mod cgroup;

@@ -11,7 +11,7 @@ use super::{find, toolchain};
 use crate::progress::Progress;
 
 /// What nodes, clusters, images and tests are made of.
-const ALWAYS: [&str; 15] = [
+const ALWAYS: [&str; 16] = [
     "bpftool",
     "busybox-static",
     "containerd",
@@ -25,6 +25,7 @@ const ALWAYS: [&str; 15] = [
     "libc6-dev",
     "llvm-22-dev",
     "nftables",
+    "procps",
     "runc",
     "tcpdump",
 ];

@@ -1,0 +1,98 @@
+//! The agent's end and return are not noticed by traffic; what it says of itself is true.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use weft_tests::cluster::Cluster;
+use weft_tests::wait;
+
+use crate::Case;
+use crate::fixture::Fixture;
+use crate::kubelet::{delete_pod, run_pod};
+
+pub(crate) const CASES: &[Case] = &[
+    ("every_agent_says_that_it_is_healthy", healthy),
+    ("a_deleted_pod_leaves_no_device_behind", no_device_left),
+    ("killed_agents_lose_no_packet_and_change_no_route", killed),
+];
+
+const LABEL: &str = "app=weft-agent";
+const SYSTEM: &str = "kube-system";
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The agents' Pods.
+fn agents(cluster: &Cluster) -> Result<Vec<Value>> {
+    cluster.wait_for_pods(SYSTEM, LABEL, cluster.nodes().len())
+}
+
+fn healthy(fixture: &Fixture) -> Result<()> {
+    let cluster = fixture.cluster()?;
+    for agent in agents(&cluster)? {
+        let name = agent["metadata"]["name"].as_str().context("a Pod has a name")?;
+        cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", "status"])?;
+        cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", "nodes"])?;
+        cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", "routes"])?;
+    }
+    Ok(())
+}
+
+fn no_device_left(fixture: &Fixture) -> Result<()> {
+    let cluster = fixture.cluster()?;
+    let node = cluster.nodes().first().context("there are nodes")?;
+    let devices = || node.run(["ip", "-brief", "link", "show", "type", "veth"]);
+    let count = |text: &str| text.lines().filter(|line| line.starts_with("weft")).count();
+    let before = count(&devices()?);
+    run_pod(&cluster, "short-lived", node.name(), &serde_json::json!({}))?;
+    ensure!(count(&devices()?) == before + 1, "a Pod has one device");
+    delete_pod(&cluster, "short-lived")?;
+    wait::until(LIMIT, "the Pod's device to go", || {
+        let now = devices()?;
+        ensure!(count(&now) == before, "still there:\n{now}");
+        Ok(())
+    })
+}
+
+/// What operators see of a node's network, which must not change.
+fn picture(cluster: &Cluster) -> Result<Vec<String>> {
+    let see = |words: &[&str]| -> Result<Vec<String>> { cluster.nodes().iter().map(|node| node.run(words)).collect() };
+    let mut all = see(&["ip", "-4", "route"])?;
+    all.extend(see(&["ip", "-6", "route"])?);
+    all.extend(see(&["ip", "-brief", "link"])?);
+    all.extend(see(&["nft", "--stateless", "list", "ruleset"])?);
+    Ok(all)
+}
+
+fn restarts(agents: &[Value]) -> u64 {
+    agents.iter().filter_map(|agent| agent["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum()
+}
+
+fn killed(fixture: &Fixture) -> Result<()> {
+    let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
+    let [from, to, ..] = pods.as_slice() else { anyhow::bail!("there are two Pods") };
+    let before = picture(&cluster)?;
+    let earlier = restarts(&agents(&cluster)?);
+    let mut pings = Vec::new();
+    for address in &to.addresses {
+        let mut command = cluster.kubectl_command(["exec", &from.name, "--"])?;
+        command.args(["ping", "-q", "-i", "0.02", "-w", "12", &address.to_string()]);
+        pings.push(command.stdout(Stdio::piped()).spawn().context("cannot start a ping")?);
+    }
+    for node in cluster.nodes() {
+        node.run(["pkill", "--signal", "KILL", "--exact", "weft-agent"])?;
+    }
+    wait::until(LIMIT, "kubelet to restart the agents", || {
+        let now = restarts(&agents(&cluster)?);
+        ensure!(now >= earlier + cluster.nodes().len() as u64, "{} restarts", now - earlier);
+        Ok(())
+    })?;
+    for ping in pings {
+        let answer = ping.wait_with_output().context("cannot wait for a ping")?;
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        ensure!(text.contains(" 0% packet loss"), "packets were lost:\n{text}");
+    }
+    let after = picture(&cluster)?;
+    ensure!(before == after, "the network of a node changed:\n{}\nis now\n{}", before.join("\n"), after.join("\n"));
+    Ok(())
+}

@@ -157,8 +157,8 @@ impl<'a> Parts<'a> {
         pod_side.configure(attachment)?;
 
         for address in attachment.addresses.iter().copied() {
-            let (endpoints, pod_mac) = (self.endpoints, attachment.pod_mac);
-            undo.push(move || endpoints.remove(address, pod_mac).map_err(Failure::from));
+            let endpoints = self.endpoints;
+            undo.push(move || endpoints.remove(address).map_err(Failure::from));
             endpoints.set(address, endpoints::of_attachment(attachment))?;
         }
         Ok(attachments::finish(state, attachment)?)

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::{
-    addresses::Addresses, attachment::AttachmentId, attachments, bpf, endpoints::Endpoints, error::Failure, identity,
-    lock::Lock, netlink::Netlink, pod_interface,
+    addresses::Addresses, attachment::AttachmentId, attachments, bpf, endpoints::Endpoints, error::Failure, lock::Lock,
+    netlink::Netlink, pod_interface,
 };
 
 /// Takes an attachment away. Each step is tried whatever became of the others, and needs no record: link and entries are
@@ -22,7 +22,7 @@ pub fn detach(state_directory: &Path, pin_directory: &Path, id: &AttachmentId, _
     match Endpoints::open(pin_directory) {
         Ok(endpoints) => {
             for address in &owned {
-                if let Err(error) = endpoints.remove(*address, identity::pod_mac(id)) {
+                if let Err(error) = endpoints.remove(*address) {
                     failures.push(error.into());
                 }
             }

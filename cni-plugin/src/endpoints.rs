@@ -11,7 +11,6 @@ use weft_common::{
 use crate::{
     attachment::Attachment,
     bpf::{self, Map},
-    mac_address::MacAddress,
 };
 
 /// The map cannot be used.
@@ -52,11 +51,9 @@ impl Endpoints {
         if self.map.set(&to_bytes(address), &to_value(endpoint))? { Ok(()) } else { Err(Error::Full { address }) }
     }
 
-    /// Removes the entry of an address if it is that of the pod with this Ethernet address.
-    pub fn remove(&self, address: IpAddr, pod_mac: MacAddress) -> Result<(), Error> {
-        if self.get(address)?.is_some_and(|endpoint| endpoint.pod_mac == pod_mac.0) {
-            self.map.remove(&to_bytes(address))?;
-        }
+    /// Removes the entry of an address, if there is one. For whoever owns the address.
+    pub fn remove(&self, address: IpAddr) -> Result<(), Error> {
+        self.map.remove(&to_bytes(address))?;
         Ok(())
     }
 }

@@ -120,8 +120,8 @@ pub(crate) fn neighbours_on(ifindex: u32, of: IpAddr) -> RouteNetlinkMessage {
 }
 
 /// A route to one address, directly over a link.
-pub(crate) fn route_to(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
-    let mut message = route(ifindex, address);
+pub(crate) fn route_to(ifindex: u32, address: IpAddr, metric: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = route(ifindex, address, metric);
     message.header.destination_prefix_length = host_prefix(address);
     // IPv6 knows no scope of routes.
     message.header.scope = if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
@@ -130,8 +130,8 @@ pub(crate) fn route_to(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
 }
 
 /// The route to everywhere else.
-pub(crate) fn default_route(ifindex: u32, gateway: IpAddr) -> RouteNetlinkMessage {
-    let mut message = route(ifindex, gateway);
+pub(crate) fn default_route(ifindex: u32, gateway: IpAddr, metric: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = route(ifindex, gateway, metric);
     message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
     RouteNetlinkMessage::NewRoute(message)
 }
@@ -150,7 +150,7 @@ pub(crate) fn host_prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-fn route(ifindex: u32, of: IpAddr) -> RouteMessage {
+fn route(ifindex: u32, of: IpAddr, metric: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
     message.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -158,6 +158,7 @@ fn route(ifindex: u32, of: IpAddr) -> RouteMessage {
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
     message.attributes.push(RouteAttribute::Oif(ifindex));
+    message.attributes.extend(metric.map(RouteAttribute::Priority));
     message
 }
 

@@ -116,34 +116,41 @@ impl Netlink {
     /// Sends requests at once and waits for all answers. The kernel carries on after a refused one; the first refusal is
     /// returned. Returns what the kernel answered to requests for information.
     pub fn request(&mut self, requests: &[Request]) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let (answers, outcomes) = self.exchange(requests)?;
+        outcomes.into_iter().collect::<Result<(), Error>>()?;
+        Ok(answers)
+    }
+
+    /// Like [`Self::request`], with the outcome of each request in its place.
+    pub fn try_each(&mut self, requests: &[Request]) -> Result<Vec<Result<(), Error>>, Error> {
+        Ok(self.exchange(requests)?.1)
+    }
+
+    #[expect(clippy::type_complexity, reason = "answers and outcomes, used right above")]
+    fn exchange(&mut self, requests: &[Request]) -> Result<(Vec<RouteNetlinkMessage>, Vec<Result<(), Error>>), Error> {
         let first = self.sequence + 1;
         let mut batch = Vec::new();
         for Request { flags, message, .. } in requests {
             self.append(&mut batch, NLM_F_REQUEST | NLM_F_ACK | flags, message.clone());
         }
         self.send(&batch)?;
-        let (mut answers, mut refusal) = (Vec::new(), None);
-        let mut waiting = requests.len();
-        while waiting > 0 {
+        let (mut answers, mut outcomes) = (Vec::new(), Vec::with_capacity(requests.len()));
+        // Each request ends in one acknowledgement, and they come in the order of the requests.
+        while outcomes.len() < requests.len() {
             self.receive(|header, buffer| {
-                let Some(request) = header.sequence_number.checked_sub(first).and_then(|n| requests.get(n as usize))
-                else {
-                    return Ok(());
-                };
-                if header.message_type != NLMSG_ERROR {
-                    answers.push(parse(&request.what, buffer)?);
-                    return Ok(());
-                }
-                waiting -= 1;
-                if let Err(error) = acknowledged(&request.what, header, buffer)
-                    && refusal.is_none()
-                {
-                    refusal = Some(error);
+                let place = header.sequence_number.checked_sub(first).map(|place| place as usize);
+                // Anything else is not for this batch.
+                if let Some(request) = place.and_then(|place| requests.get(place)) {
+                    if header.message_type == NLMSG_ERROR {
+                        outcomes.push(acknowledged(&request.what, header, buffer));
+                    } else {
+                        answers.push(parse(&request.what, buffer)?);
+                    }
                 }
                 Ok(())
             })?;
         }
-        refusal.map_or(Ok(answers), Err)
+        Ok((answers, outcomes))
     }
 
     /// Asks for all objects of a kind.

@@ -23,6 +23,10 @@ use crate::{
     netns::{self, Netns},
 };
 
+/// Metric of the routes of a pod's second, third ... interface, to which the interface's index is added: above that of the
+/// first one's routes, which is 0 for IPv4 and 1024 for IPv6.
+const LATER_METRIC: u32 = 2000;
+
 /// A link that cannot be made, found or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -138,29 +142,50 @@ impl PodSide {
         let ifindex = index_of(&self.netlink.request(&requests)?, ifname)?;
 
         let mut requests = Vec::new();
-        let flags = NLM_F_CREATE | NLM_F_EXCL;
         for (address, gateway) in attachment.addresses_and_gateways() {
-            let mut add = |what: String, flags, message| requests.push(Request { what, flags, message });
-            add(
-                format!("add the address {address} to {ifname} in the pod"),
-                flags,
-                messages::address(ifindex, address),
-            );
-            add(
-                format!("add the neighbour {gateway} to {ifname} in the pod"),
-                NLM_F_CREATE | NLM_F_REPLACE,
-                messages::neighbour(ifindex, gateway, attachment.host_mac),
-            );
-            add(format!("add the route to {gateway} in the pod"), flags, messages::route_to(ifindex, gateway));
-            add(
-                format!("add the default route via {gateway} in the pod"),
-                flags,
-                messages::default_route(ifindex, gateway),
-            );
+            requests.push(Request {
+                what: format!("add the address {address} to {ifname} in the pod"),
+                flags: NLM_F_CREATE | NLM_F_EXCL,
+                message: messages::address(ifindex, address),
+            });
+            requests.push(Request {
+                what: format!("add the neighbour {gateway} to {ifname} in the pod"),
+                flags: NLM_F_CREATE | NLM_F_REPLACE,
+                message: messages::neighbour(ifindex, gateway, attachment.host_mac),
+            });
         }
-        self.netlink.request(&requests)?;
+        let routes = requests.len();
+        requests.extend(pod_routes(attachment, ifindex, None));
+        let mut outcomes = self.netlink.try_each(&requests)?;
+        let of_routes = outcomes.split_off(routes);
+        outcomes.into_iter().collect::<Result<(), _>>()?;
+        // Another interface of the pod may have these routes already. Ours then stand behind them.
+        let exists = |outcome: &Result<(), netlink::Error>| {
+            outcome.as_ref().is_err_and(|error| error.errno() == Some(libc::EEXIST))
+        };
+        if !of_routes.iter().any(exists) {
+            return Ok(of_routes.into_iter().collect::<Result<(), _>>()?);
+        }
+        let behind = pod_routes(attachment, ifindex, Some(LATER_METRIC.saturating_add(ifindex)));
+        let refused = of_routes.iter().zip(behind).filter_map(|(outcome, request)| outcome.is_err().then_some(request));
+        self.netlink.request(&refused.collect::<Vec<_>>())?;
         Ok(())
     }
+}
+
+/// The pod's routes over an interface: to each gateway, and over it to everywhere.
+fn pod_routes(attachment: &Attachment, ifindex: u32, metric: Option<u32>) -> Vec<Request> {
+    let routes = attachment.gateways.iter().take(attachment.addresses.len()).flat_map(|gateway| {
+        [
+            (format!("add the route to {gateway} in the pod"), messages::route_to(ifindex, *gateway, metric)),
+            (
+                format!("add the default route via {gateway} in the pod"),
+                messages::default_route(ifindex, *gateway, metric),
+            ),
+        ]
+    });
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    routes.map(|(what, message)| Request { what, flags, message }).collect()
 }
 
 /// Makes the veth pair, both ends down. Returns the index of the host side.
@@ -199,7 +224,7 @@ pub fn configure_host_side(netlink: &mut Netlink, programs: &Programs, attachmen
         requests.push(Request {
             what: format!("add the route to {address} over {device}"),
             flags: NLM_F_CREATE | NLM_F_EXCL,
-            message: messages::route_to(ifindex, address),
+            message: messages::route_to(ifindex, address, None),
         });
     }
     netlink.request(&requests)?;

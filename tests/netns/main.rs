@@ -1,7 +1,12 @@
 //! The plugin and the agent's kernel layer in network namespaces of their own, one test at a time or many.
+#![expect(clippy::unwrap_used, reason = "a test fails where something is not as it expects, helpers included")]
 
 mod kernel;
 mod kernel_repair;
 mod kernel_session;
 mod masquerade;
+mod plugin;
+mod plugin_check;
+mod plugin_failures;
+mod plugin_node;
 mod two_nodes;

@@ -20,7 +20,8 @@ fn host_device(result: &Value) -> &str {
 }
 
 fn expected(families: &[u8], number: u8) -> Vec<String> {
-    let of = |family: &u8| if *family == 4 { format!("10.244.1.{number}") } else { format!("fd00:10:244:1::{number:x}") };
+    let of =
+        |family: &u8| if *family == 4 { format!("10.244.1.{number}") } else { format!("fd00:10:244:1::{number:x}") };
     families.iter().map(of).collect()
 }
 
@@ -30,7 +31,11 @@ fn family(address: &str) -> &'static str {
 }
 
 fn find<'a>(list: &'a Value, key: &str, value: &str) -> &'a Value {
-    list.as_array().unwrap().iter().find(|item| item[key] == value).unwrap_or_else(|| panic!("no {key} {value} in {list}"))
+    list.as_array()
+        .unwrap()
+        .iter()
+        .find(|item| item[key] == value)
+        .unwrap_or_else(|| panic!("no {key} {value} in {list}"))
 }
 
 #[test]
@@ -156,13 +161,23 @@ fn the_same_add_twice_gives_the_same_answer_and_makes_nothing_more() {
 fn several_interfaces_of_one_pod_have_their_own_addresses() {
     PluginNode::run(&[4, 6], |node| {
         let pod = pod("pod");
-        node.add("abc", &pod).success();
-        // Two default routes are the second network's business, so one of another family set is added by name alone.
-        let other = node.add_as("abc", "net1", &pod, &node.configuration("1.0.0", &[("name", json!("other"))]));
-        let details = other.failure(101);
-        assert!(details.contains("default route"), "{details}");
-        let links = ip_in(&pod, &["link"]);
-        assert_eq!(links.as_array().unwrap().len(), 2, "lo and eth0: {links}");
+        let first = node.add("abc", &pod).success();
+        let configuration = node.configuration("1.0.0", &[("name", json!("other"))]);
+        let second = node.add_as("abc", "net1", &pod, &configuration).success();
+        assert_eq!(addresses(&second), expected(&node.families, 3));
+        for version in ["-4", "-6"] {
+            let routes = ip_in(&pod, &[version, "route", "show", "default"]);
+            let devices: Vec<_> = routes.as_array().unwrap().iter().map(|route| route["dev"].clone()).collect();
+            // The kernel lists them by metric: the first interface stays the way out.
+            assert_eq!(devices, ["eth0", "net1"]);
+        }
+        let configuration = node.configuration("1.0.0", &[("name", json!("other")), ("prevResult", second)]);
+        let netns = pod.path();
+        let call =
+            |command| node.call(&of_pod(command, "abc", "net1", netns.to_str().unwrap()), &configuration).success();
+        call("CHECK");
+        call("DEL");
+        node.check("abc", &pod, &first).success();
     });
 }
 
@@ -238,7 +253,11 @@ fn the_loopback_plugin_serves_by_its_name() {
         let netns = pod.path();
         let lo = |command| {
             let variables = of_pod(command, "abc", "lo", netns.to_str().unwrap());
-            call(&program, &variables, &json!({"cniVersion": "0.4.0", "name": "cni-loopback", "type": "loopback", "prevResult": {}}))
+            call(
+                &program,
+                &variables,
+                &json!({"cniVersion": "0.4.0", "name": "cni-loopback", "type": "loopback", "prevResult": {}}),
+            )
         };
         lo("CHECK").failure(105);
         let result = lo("ADD").success();
@@ -248,7 +267,11 @@ fn the_loopback_plugin_serves_by_its_name() {
         pod.run(["ping", "-c", "1", "-W", "5", "127.0.0.1"]).unwrap();
         lo("DEL").success();
         assert!(!ip_in(&pod, &["link", "show", "lo"])[0]["flags"].as_array().unwrap().contains(&json!("UP")));
-        let gone = call(&program, &of_pod("DEL", "abc", "lo", "/run/netns/gone"), &json!({"cniVersion": "0.3.1", "name": "lo"}));
+        let gone = call(
+            &program,
+            &of_pod("DEL", "abc", "lo", "/run/netns/gone"),
+            &json!({"cniVersion": "0.3.1", "name": "lo"}),
+        );
         gone.success();
     });
 }

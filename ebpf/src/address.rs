@@ -8,47 +8,47 @@ const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 /// An IPv6 or v4-mapped address; words as they lie in memory, which is network byte order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(4))]
-pub struct Address(pub [u32; 4]);
+pub(crate) struct Address(pub(crate) [u32; 4]);
 
 impl Address {
     /// `::`.
-    pub const UNSPECIFIED: Self = Self([0; 4]);
+    pub(crate) const UNSPECIFIED: Self = Self([0; 4]);
 
     /// Of an IPv4 address; the word as it lies in memory.
     #[inline(always)]
-    pub const fn v4(word: u32) -> Self {
+    pub(crate) const fn v4(word: u32) -> Self {
         Self([0, 0, V4_MAPPED, word])
     }
 
     /// Of an address in a map entry.
     #[inline(always)]
-    pub fn of_entry(bytes: &AddressBytes) -> Self {
+    pub(crate) fn of_entry(bytes: &AddressBytes) -> Self {
         // SAFETY: addresses are the first field of map values, which the kernel aligns to eight bytes.
         Self(unsafe { core::ptr::from_ref(bytes).cast::<[u32; 4]>().read() })
     }
 
     /// The key in maps.
     #[inline(always)]
-    pub const fn bytes(&self) -> &AddressBytes {
+    pub(crate) const fn bytes(&self) -> &AddressBytes {
         // SAFETY: the same size, and bytes need no alignment.
         unsafe { &*core::ptr::from_ref(&self.0).cast::<AddressBytes>() }
     }
 
     /// Whether it is an IPv4 address.
     #[inline(always)]
-    pub const fn is_v4(&self) -> bool {
+    pub(crate) const fn is_v4(&self) -> bool {
         matches!(self.0, [0, 0, V4_MAPPED, _])
     }
 
     /// An IPv4 address as a number.
     #[inline(always)]
-    pub const fn v4_number(&self) -> u32 {
+    pub(crate) const fn v4_number(&self) -> u32 {
         u32::from_be(self.0[3])
     }
 
     /// `fe80::/10`.
     #[inline(always)]
-    pub const fn is_link_local(&self) -> bool {
+    pub(crate) const fn is_link_local(&self) -> bool {
         u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
     }
 }

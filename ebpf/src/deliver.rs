@@ -17,7 +17,7 @@ const PACKET_HOST: u32 = 0;
 
 /// Gives the packet, one hop less, to the pod side of a pod's device.
 #[inline(always)]
-pub fn to_endpoint(skb: &SkBuff, packet: &Packet, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
+pub(crate) fn to_endpoint(skb: &SkBuff, packet: &Packet, endpoint: &Endpoint) -> Result<Verdict, DropReason> {
     hop_limit::decrement(skb, packet)?;
     address_frame(skb, endpoint.pod_mac, endpoint.host_mac)?;
     for_us(skb)?;
@@ -27,7 +27,7 @@ pub fn to_endpoint(skb: &SkBuff, packet: &Packet, endpoint: &Endpoint) -> Result
 
 /// Writes the MAC addresses of a frame.
 #[inline(always)]
-pub fn address_frame(skb: &SkBuff, destination: [u8; 6], source: [u8; 6]) -> Result<(), DropReason> {
+pub(crate) fn address_frame(skb: &SkBuff, destination: [u8; 6], source: [u8; 6]) -> Result<(), DropReason> {
     let frame = reach(skb, MACS)?.cast::<[u8; 6]>();
     // SAFETY: `reach` gave the twelve bytes; the verifier checks it.
     unsafe {
@@ -39,7 +39,7 @@ pub fn address_frame(skb: &SkBuff, destination: [u8; 6], source: [u8; 6]) -> Res
 
 /// Makes the kernel take the frame for one that is addressed to the device, whatever destination it came with.
 #[inline(always)]
-pub fn for_us(skb: &SkBuff) -> Result<(), DropReason> {
+pub(crate) fn for_us(skb: &SkBuff) -> Result<(), DropReason> {
     let context: *mut __sk_buff = skb.skb;
     // SAFETY: the kernel gives programs a valid context.
     if unsafe { (*context).pkt_type } == PACKET_HOST {

@@ -8,13 +8,13 @@ use crate::packet::{ETHERNET, Family, IPV4, Packet, reach};
 
 /// Whether a router may send the packet on. Of one that it may not, the host's stack tells the sender.
 #[inline(always)]
-pub const fn permits_forwarding(packet: &Packet) -> bool {
+pub(crate) const fn permits_forwarding(packet: &Packet) -> bool {
     packet.hop_limit > 1
 }
 
 /// Takes one hop from a packet that has more than one.
 #[inline(always)]
-pub fn decrement(skb: &SkBuff, packet: &Packet) -> Result<(), DropReason> {
+pub(crate) fn decrement(skb: &SkBuff, packet: &Packet) -> Result<(), DropReason> {
     let hop_limit = packet.hop_limit - 1;
     match packet.family {
         Family::V4 => {

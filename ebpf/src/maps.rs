@@ -29,43 +29,43 @@ static DROPS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 
 /// A node, found by an address in its podCIDR or by an InternalIP.
 #[derive(Clone, Copy)]
-pub struct Node {
+pub(crate) struct Node {
     /// The address between that node and this one; the node's identity.
-    pub tunnel: Address,
+    pub(crate) tunnel: Address,
     /// It is the node that we run on.
-    pub local: bool,
+    pub(crate) local: bool,
 }
 
 /// The pod of this node that has an address.
 #[inline(always)]
-pub fn endpoint(address: &Address) -> Option<&'static Endpoint> {
+pub(crate) fn endpoint(address: &Address) -> Option<&'static Endpoint> {
     // SAFETY: nobody changes an entry in place: the kernel replaces whole entries, and frees old ones only after the program.
     unsafe { ENDPOINTS.get(address.bytes()) }
 }
 
 /// Whether an address is of the pod behind the device of a packet.
 #[inline(always)]
-pub fn is_endpoint_of(skb: &SkBuff, address: &Address) -> bool {
+pub(crate) fn is_endpoint_of(skb: &SkBuff, address: &Address) -> bool {
     // SAFETY: the kernel gives programs a valid context.
     endpoint(address).is_some_and(|endpoint| endpoint.ifindex == unsafe { (*skb.skb).ifindex })
 }
 
 /// Whether an address is in a podCIDR of this node, or the node's own.
 #[inline(always)]
-pub fn is_of_this_node(address: &Address) -> bool {
+pub(crate) fn is_of_this_node(address: &Address) -> bool {
     node_of_pod(address).or_else(|| node_of_address(address)).is_some_and(|node| node.local)
 }
 
 /// The node that owns the podCIDR of an address.
 #[inline(always)]
-pub fn node_of_pod(address: &Address) -> Option<Node> {
+pub(crate) fn node_of_pod(address: &Address) -> Option<Node> {
     let node = NODES.get(&Key::new(128, *address.bytes()))?;
     Some(Node { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
 }
 
 /// The node that has an InternalIP.
 #[inline(always)]
-pub fn node_of_address(address: &Address) -> Option<Node> {
+pub(crate) fn node_of_address(address: &Address) -> Option<Node> {
     // SAFETY: as for endpoints.
     let node = unsafe { NODE_ADDRESSES.get(address.bytes()) }?;
     Some(Node { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
@@ -73,7 +73,7 @@ pub fn node_of_address(address: &Address) -> Option<Node> {
 
 /// The index of the VXLAN device.
 #[inline(always)]
-pub fn overlay_ifindex() -> Result<u32, DropReason> {
+pub(crate) fn overlay_ifindex() -> Result<u32, DropReason> {
     match CONFIG.get(0) {
         Some(config) if config.overlay_ifindex != 0 => Ok(config.overlay_ifindex),
         _ => Err(DropReason::NotConfigured),
@@ -82,7 +82,7 @@ pub fn overlay_ifindex() -> Result<u32, DropReason> {
 
 /// Counts a dropped packet.
 #[inline(always)]
-pub fn count(program: Program, reason: DropReason) {
+pub(crate) fn count(program: Program, reason: DropReason) {
     if let Some(counter) = DROPS.get_ptr_mut(counter_index(program, reason)) {
         // SAFETY: the counter is this CPU's own, and a program is not interrupted by another one of the same hook.
         unsafe { *counter += 1 };

@@ -12,7 +12,7 @@ const ICMPV6: u8 = 58;
 
 /// Whether this is a neighbour, router or multicast listener message of a link-local or unspecified source.
 #[inline(always)]
-pub fn is_link_message(skb: &SkBuff, packet: &Packet) -> bool {
+pub(crate) fn is_link_message(skb: &SkBuff, packet: &Packet) -> bool {
     packet.family == Family::V6
         && (packet.source.is_link_local() || packet.source == Address::UNSPECIFIED)
         && message_type(skb, packet).is_ok_and(is_of_the_link)

@@ -36,7 +36,7 @@ const _: () = assert!(core::mem::offset_of!(TunnelKey, local) == SIZE_BEFORE_6_0
 
 /// Who sent what came out of the tunnel.
 #[derive(PartialEq, Eq)]
-pub enum Sender {
+pub(crate) enum Sender {
     /// A pod of the other node, or the node with an address of its podCIDR.
     Pod,
     /// The other node with its InternalIP.
@@ -45,7 +45,7 @@ pub enum Sender {
 
 /// Sends the packet, one hop less, to another node.
 #[inline(always)]
-pub fn encapsulate(skb: &SkBuff, packet: &Packet, to: &Node) -> Result<Verdict, DropReason> {
+pub(crate) fn encapsulate(skb: &SkBuff, packet: &Packet, to: &Node) -> Result<Verdict, DropReason> {
     let device = maps::overlay_ifindex()?;
     let mut key = TunnelKey { id: POD_VNI, ..TunnelKey::default() };
     let own = maps::node_of_pod(&packet.source).map_or(Address::UNSPECIFIED, |own| own.tunnel);
@@ -83,7 +83,7 @@ fn set_tunnel_key(skb: &SkBuff, key: &mut TunnelKey, flags: u64) -> Result<(), D
 
 /// Checks that the packet came through the tunnel from the node that owns its source.
 #[inline(always)]
-pub fn decapsulate(skb: &SkBuff, packet: &Packet) -> Result<Sender, DropReason> {
+pub(crate) fn decapsulate(skb: &SkBuff, packet: &Packet) -> Result<Sender, DropReason> {
     let (vni, outer_source) = tunnel_key(skb)?;
     if vni != POD_VNI {
         return Err(DropReason::WrongVni);

@@ -6,11 +6,11 @@ use weft_common::reason::DropReason;
 use crate::address::Address;
 
 /// Bytes of an Ethernet header.
-pub const ETHERNET: usize = 14;
+pub(crate) const ETHERNET: usize = 14;
 /// Bytes of an IPv4 header without options.
-pub const IPV4: usize = 20;
+pub(crate) const IPV4: usize = 20;
 /// Bytes of an IPv6 header without extensions.
-pub const IPV6: usize = 40;
+pub(crate) const IPV6: usize = 40;
 
 /// `skb->protocol` holds EtherTypes in network byte order.
 const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
@@ -18,7 +18,7 @@ const ETHERTYPE_IPV6: u32 = 0x86dd_u16.to_be() as u32;
 const ETHERTYPE_ARP: u32 = 0x0806_u16.to_be() as u32;
 
 /// What a frame carries.
-pub enum Frame {
+pub(crate) enum Frame {
     /// Address resolution: only ever of interest to the stack.
     Arp,
     /// An IP packet.
@@ -27,7 +27,7 @@ pub enum Frame {
 
 /// The IP family of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4.
     V4,
     /// IPv6.
@@ -35,22 +35,22 @@ pub enum Family {
 }
 
 /// What the rules need of an IP header.
-pub struct Packet {
+pub(crate) struct Packet {
     /// The family of both addresses.
-    pub family: Family,
+    pub(crate) family: Family,
     /// Source address.
-    pub source: Address,
+    pub(crate) source: Address,
     /// Destination address.
-    pub destination: Address,
+    pub(crate) destination: Address,
     /// TTL or hop limit.
-    pub hop_limit: u8,
+    pub(crate) hop_limit: u8,
     /// IPv6 next header or IPv4 protocol.
-    pub next_header: u8,
+    pub(crate) next_header: u8,
 }
 
 /// Reads the headers of a frame.
 #[inline(always)]
-pub fn parse(skb: &SkBuff) -> Result<Frame, DropReason> {
+pub(crate) fn parse(skb: &SkBuff) -> Result<Frame, DropReason> {
     // SAFETY: the kernel gives programs a valid context.
     if unsafe { (*skb.skb).vlan_present } != 0 {
         return Err(DropReason::NotIp);
@@ -93,7 +93,7 @@ fn parse_ipv6(skb: &SkBuff) -> Result<Packet, DropReason> {
 
 /// The start of the frame, of which `length` bytes may be read and written.
 #[inline(always)]
-pub fn reach(skb: &SkBuff, length: usize) -> Result<*mut u8, DropReason> {
+pub(crate) fn reach(skb: &SkBuff, length: usize) -> Result<*mut u8, DropReason> {
     if let Some(frame) = linear(skb, length) {
         return Ok(frame);
     }

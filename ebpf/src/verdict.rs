@@ -6,7 +6,7 @@ use weft_common::reason::{DropReason, Program};
 use crate::maps;
 
 /// What happens to a packet that is not dropped.
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It goes on: to the filters of others after ours, then up the host's stack, or out of the device.
     Pass,
     /// It goes to another device. The helper that named the device gave this action.
@@ -15,7 +15,7 @@ pub enum Verdict {
 
 /// The action for the kernel. Drops are counted.
 #[inline(always)]
-pub fn action(program: Program, decision: Result<Verdict, DropReason>) -> i32 {
+pub(crate) fn action(program: Program, decision: Result<Verdict, DropReason>) -> i32 {
     match decision {
         Ok(Verdict::Pass) => TC_ACT_UNSPEC,
         Ok(Verdict::Redirect(action)) => action,
@@ -28,7 +28,7 @@ pub fn action(program: Program, decision: Result<Verdict, DropReason>) -> i32 {
 
 /// The verdict of a helper that redirects. It can refuse only flags that it does not know.
 #[inline(always)]
-pub fn redirect(action: i64) -> Result<Verdict, DropReason> {
+pub(crate) fn redirect(action: i64) -> Result<Verdict, DropReason> {
     if action == i64::from(aya_ebpf::bindings::TC_ACT_REDIRECT) {
         Ok(Verdict::Redirect(action as i32))
     } else {

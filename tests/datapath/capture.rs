@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use nix::libc::{ETH_P_ALL, sockaddr, sockaddr_ll, socklen_t};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, recv, send, setsockopt, socket,
-    sockopt::ReceiveTimeout,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, recv, send, setsockopt,
+    socket, sockopt::ReceiveTimeout,
 };
 use nix::sys::time::TimeVal;
 use weft_tests::netns::View;
 
 /// How long a frame may take.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 /// A packet socket on one device. It sees what the device receives and sends from the moment of its making.
 pub(crate) struct Tap {
@@ -28,8 +28,7 @@ impl Tap {
     }
 
     fn open(ifindex: u32) -> nix::Result<Self> {
-        let socket =
-            socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
         // SAFETY: a plain structure of integers.
         let mut address: sockaddr_ll = unsafe { zeroed() };
         address.sll_family = AddressFamily::Packet as u16;
@@ -44,9 +43,12 @@ impl Tap {
         Ok(Self { socket })
     }
 
-    /// Sends a frame.
+    /// Sends a frame. One that a program at the egress drops is sent too, as far as the sender is concerned.
     pub(crate) fn send(&self, frame: &[u8]) {
-        assert_eq!(send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).unwrap(), frame.len());
+        match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
+            Ok(length) => assert_eq!(length, frame.len()),
+            Err(errno) => assert_eq!(errno, nix::Error::ENOBUFS),
+        }
     }
 
     /// Waits for the first frame that fits. Panics with the others when none comes.

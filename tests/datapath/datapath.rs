@@ -87,7 +87,7 @@ impl Datapath {
 
     /// Runs a program on a frame.
     pub(crate) fn run(&self, program: Program, frame: &[u8]) -> Outcome {
-        let mut classifier = SchedClassifier::from_pin(pins().join(program.name())).unwrap();
+        let classifier = SchedClassifier::from_pin(pins().join(program.name())).unwrap();
         let before = counters(&self.maps);
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
@@ -153,14 +153,6 @@ pub(crate) fn drops_since(before: &Counters, maps: &Maps) -> Vec<(Program, DropR
 pub(crate) fn to_other_pod(frame: &Frame) -> Outcome {
     let out = frame.clone().macs(OTHER_HOST_MAC, OTHER_POD_MAC).hop_limit(frame.hop_limit - 1);
     Outcome::Redirected(out.bytes())
-}
-
-/// Every header that is cut short, from the first byte after the Ethernet header to the last but one of the IP header.
-pub(crate) fn truncated(frame: &Frame) -> impl Iterator<Item = Case> + use<> {
-    let header = if frame.source.is_ipv4() { 20 } else { 40 };
-    let bytes = frame.bytes();
-    (15..14 + header)
-        .map(move |length| ("cut in the IP header", bytes[..length].to_vec(), Outcome::Dropped(DropReason::Truncated)))
 }
 
 /// A path below the BPF file system of this test.

@@ -89,10 +89,19 @@ impl Frame {
         let mut bytes = Vec::new();
         match self.content {
             Content::Udp(text) => step.udp(4000, PORT).write_to_vec(&mut bytes, text.as_bytes()),
-            Content::Icmpv6(message_type) => step.icmpv6_raw(message_type, 0, [0; 4]).write_to_vec(&mut bytes, &[0; 16]),
+            Content::Icmpv6(message_type) => {
+                step.icmpv6_raw(message_type, 0, [0; 4]).write_to_vec(&mut bytes, &[0; 16])
+            }
         }
         .expect("a packet of this size can be built");
         bytes
+    }
+
+    /// The frame cut short at every length, from one byte after the Ethernet header to one byte before the end of the IP header.
+    pub(crate) fn cuts(&self) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let header = if self.source.is_ipv4() { 20 } else { 40 };
+        let bytes = self.bytes();
+        (15..14 + header).map(move |length| bytes[..length].to_vec())
     }
 
     fn ip_headers(&self) -> IpHeaders {

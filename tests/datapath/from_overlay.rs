@@ -2,20 +2,16 @@
 
 use weft_common::reason::{DropReason, Program};
 
-use crate::datapath::{Case, Datapath, Outcome, truncated};
+use crate::datapath::{Datapath, Outcome};
 use crate::frames::{self, Frame};
 
 const PROGRAM: Program = Program::FromOverlay;
 
 #[test]
-fn what_is_no_whole_ip_header_is_dropped() {
-    let [v4, v6] = [("10.244.2.77", "10.244.1.10"), ("fd00:10:244:2::77", "fd00:10:244:1::10")]
-        .map(|(source, destination)| Frame::udp(source, destination));
-    let mut cases: Vec<Case> = truncated(&v4).chain(truncated(&v6)).collect();
-    for (what, frame) in [("ARP", frames::arp()), ("another EtherType", frames::mpls())] {
-        cases.push((what, frame, Outcome::Dropped(DropReason::NotIp)));
-    }
-    Datapath::load().check(PROGRAM, cases);
+fn what_is_not_ip_is_dropped() {
+    let cases = [("ARP", frames::arp()), ("another EtherType", frames::mpls())]
+        .map(|(what, frame)| (what, frame, Outcome::Dropped(DropReason::NotIp)));
+    Datapath::load().check(PROGRAM, cases.into());
 }
 
 #[test]

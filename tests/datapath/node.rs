@@ -146,7 +146,8 @@ impl Node {
             "ip link add {OVERLAY_DEVICE} address {mac} mtu 1430 type vxlan external dstport 4789 nolearning udp6zerocsumrx"
         );
         run(&self.namespace, &line);
-        run(&self.namespace, &format!("ip link set {OVERLAY_DEVICE} up"));
+        // The neighbours of this device are nodes, which no ARP finds.
+        run(&self.namespace, &format!("ip link set {OVERLAY_DEVICE} arp off up"));
         self.namespace.set_sysctl("ipv4/conf/all/rp_filter", "0").unwrap();
         self.namespace.set_sysctl(&format!("ipv4/conf/{OVERLAY_DEVICE}/rp_filter"), "2").unwrap();
         let other = 3 - self.number;
@@ -158,8 +159,9 @@ impl Node {
             let bits = if own.is_ipv4() { 32 } else { 128 };
             self.namespace.add_address(OVERLAY_DEVICE, &format!("{gateway}/{bits}")).unwrap();
             run(&self.namespace, &format!("ip route add unreachable {own}"));
-            let route =
-                format!("ip route add {remote} encap {encap} id 1 src {from} dst {to} dev {OVERLAY_DEVICE} src {gateway}");
+            let route = format!(
+                "ip route add {remote} encap {encap} id 1 src {from} dst {to} dev {OVERLAY_DEVICE} src {gateway}"
+            );
             run(&self.namespace, &route);
         }
         self.attach(OVERLAY_DEVICE, "ingress", program::FROM_OVERLAY);
@@ -179,7 +181,10 @@ impl Node {
             run(&namespace, &format!("ip neighbour add {gateway} lladdr {} dev eth0 nud permanent", text(host_mac)));
             run(&namespace, &format!("ip route add {gateway} dev eth0"));
             run(&namespace, &format!("ip route add default via {gateway}"));
-            run(&self.namespace, &format!("ip neighbour add {address} lladdr {} dev {device} nud permanent", text(pod_mac)));
+            run(
+                &self.namespace,
+                &format!("ip neighbour add {address} lladdr {} dev {device} nud permanent", text(pod_mac)),
+            );
             run(&self.namespace, &format!("ip route add {address}/{bits} dev {device}"));
         }
         self.attach(&device, "ingress", program::FROM_POD);
@@ -194,7 +199,8 @@ impl Node {
     fn attach(&self, device: &str, hook: &str, program: &str) {
         run(&self.namespace, &format!("tc qdisc replace dev {device} clsact"));
         let pin = Path::new(&self.pins).join(program);
-        let filter = format!("tc filter replace dev {device} {hook} prio 1 handle 1 bpf da object-pinned {}", pin.display());
+        let filter =
+            format!("tc filter replace dev {device} {hook} prio 1 handle 1 bpf da object-pinned {}", pin.display());
         run(&self.namespace, &filter);
     }
 

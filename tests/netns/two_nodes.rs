@@ -1,5 +1,10 @@
 //! Two namespaces as two nodes, joined by their `weft0` over a veth: what the hosts send each other through the overlay.
 
+use std::io::Read;
+use std::process::Stdio;
+
+use weft_agent::overlay::diff::diff;
+use weft_agent::overlay::state::OverlayState;
 use weft_tests::netns::{Namespace, veth};
 
 use crate::kernel_session::{NodePlan, Session, add_internal_ips, gateway, pod_cidr};
@@ -48,4 +53,27 @@ fn an_unused_pod_address_of_the_own_node_is_unreachable_and_does_not_leave() {
         let error = format!("{:#}", nodes[0].run(["ip", "route", "get", address]).unwrap_err());
         assert!(error.contains("No route to host"), "{error}");
     }
+}
+
+/// A new agent with new maps and programs takes over, and then everything is written again and again: no packet is lost.
+#[test]
+fn no_packet_is_lost_while_everything_is_replaced() {
+    let nodes = nodes(&[4], &[4, 6]);
+    let [own, peer] = [1, 2].map(|number| gateway(pod_cidr(number, 4)).to_string());
+    let words = ["ping", "-q", "-i", "0.002", "-c", "1000", "-W", "5", "-I", &own, &peer];
+    let mut pings = nodes[0].command(words).stdout(Stdio::piped()).spawn().unwrap();
+    let desired = NodePlan::of(2, &[4], &[4, 6]).desired();
+    let mut rounds = 0;
+    Session::run(&nodes[1], |session| {
+        let all = diff(&desired, &OverlayState::default());
+        session.converge(&desired);
+        while pings.try_wait().unwrap().is_none() {
+            all.iter().for_each(|change| session.apply(change));
+            rounds += 1;
+        }
+    });
+    let mut report = String::new();
+    pings.stdout.take().unwrap().read_to_string(&mut report).unwrap();
+    assert!(report.contains("1000 received") || report.contains(" 0% packet loss"), "{report}");
+    assert!(rounds > 3, "{rounds} rounds are no test");
 }

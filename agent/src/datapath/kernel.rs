@@ -1,9 +1,11 @@
 //! The kernel of this node, by netlink, pinned maps and sysctls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use ipnetwork::IpNetwork;
 use weft_common::entries::Config;
 use weft_common::layout::{LINK_GROUP, OVERLAY_DEVICE, map, program};
 
@@ -19,13 +21,15 @@ use crate::overlay::state::{Change, FilterPlace, OverlayState, RouteKind, Underl
 const MASQUERADE: &str = "nftables table inet weft";
 
 /// The kernel of the network namespace in which it was opened. Sysctls are those of the calling thread's namespace.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LinuxKernel {
     requests: Requests,
     netfilter: Netfilter,
     maps: Maps,
     pin_directory: PathBuf,
     sysctl_root: PathBuf,
+    /// Destinations that had a route of ours of another form at the last look, or several: they need a closer one.
+    odd_routes: Mutex<BTreeSet<IpNetwork>>,
 }
 
 /// No device has one of this node's addresses.
@@ -56,6 +60,7 @@ impl LinuxKernel {
             maps: Maps::open(pin_directory).map_err(KernelError::of("open", "the pinned maps"))?,
             pin_directory: pin_directory.to_owned(),
             sysctl_root: sysctl_root.to_owned(),
+            odd_routes: Mutex::default(),
         })
     }
 
@@ -67,6 +72,25 @@ impl LinuxKernel {
     async fn device(&self, name: &str) -> Result<Link, KernelError> {
         let found = links::find(&self.requests, name).await.map_err(KernelError::of("find device", name))?;
         found.ok_or_else(|| KernelError::of("find device", name)(NoDevice))
+    }
+
+    async fn list_routes(&self, overlay: Option<u32>) -> Result<BTreeMap<IpNetwork, RouteKind>, KernelError> {
+        let routes = routes::list(&self.requests, overlay).await.map_err(KernelError::of("list", "routes"))?;
+        let is_odd = |(_, kind): &(&IpNetwork, &RouteKind)| matches!(kind, RouteKind::Foreign { .. });
+        let odd = routes.iter().filter(is_odd).map(|(destination, _)| *destination).collect();
+        *self.odd_routes.lock().unwrap_or_else(PoisonError::into_inner) = odd;
+        Ok(routes)
+    }
+
+    async fn set_route(&self, destination: IpNetwork, kind: &RouteKind) -> Result<(), KernelError> {
+        // Only routes through weft0 name a device; index 0 is no device.
+        let overlay = match kind {
+            RouteKind::Overlay { .. } => self.device(OVERLAY_DEVICE).await?.index,
+            RouteKind::Unreachable | RouteKind::Foreign { .. } => 0,
+        };
+        let look_closely = self.odd_routes.lock().unwrap_or_else(PoisonError::into_inner).contains(&destination);
+        let set = routes::set(&self.requests, overlay, destination, kind, look_closely).await;
+        set.map_err(KernelError::of("set route", destination.to_string()))
     }
 
     async fn set_filter(&self, place: &FilterPlace, name: &str) -> Result<(), KernelError> {
@@ -118,7 +142,7 @@ impl Kernel for LinuxKernel {
         Ok(OverlayState {
             device: overlay.map(Link::overlay_device),
             addresses: index.map(|index| addresses::of_overlay(&addresses, index)).unwrap_or_default(),
-            routes: routes::list(&self.requests, index).await.map_err(KernelError::of("list", "routes"))?,
+            routes: self.list_routes(index).await?,
             nodes: self.maps.nodes().map_err(KernelError::of("read map", map::NODES))?,
             node_addresses: self.maps.node_addresses().map_err(KernelError::of("read map", map::NODE_ADDRESSES))?,
             configured: index == Some(config.overlay_ifindex),
@@ -167,15 +191,7 @@ impl Kernel for LinuxKernel {
                 masquerade::replace(&self.netfilter, pod_cidrs).await.map_err(KernelError::of("write", MASQUERADE))
             }
             Change::SetFilter(place, program) => self.set_filter(place, program).await,
-            Change::SetRoute(destination, kind) => {
-                // Only routes through weft0 name a device; index 0 is no device.
-                let overlay = match kind {
-                    RouteKind::Overlay { .. } => self.device(OVERLAY_DEVICE).await?.index,
-                    RouteKind::Unreachable | RouteKind::Foreign { .. } => 0,
-                };
-                let set = routes::set(&self.requests, overlay, *destination, kind).await;
-                set.map_err(KernelError::of("set route", destination.to_string()))
-            }
+            Change::SetRoute(destination, kind) => self.set_route(*destination, kind).await,
             Change::RemoveRoute(destination) => routes::remove(&self.requests, *destination)
                 .await
                 .map_err(KernelError::of("remove route", destination.to_string())),

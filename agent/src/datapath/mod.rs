@@ -13,6 +13,7 @@ pub mod object;
 pub mod programs;
 pub mod requests;
 pub mod requirements;
+mod route_messages;
 pub mod routes;
 pub mod sysctl;
 

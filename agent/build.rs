@@ -3,7 +3,6 @@
 //! `WEFT_BPF_OBJECT=/path/to/weft.bpf.o` takes a ready-made object instead; then no eBPF toolchain is needed.
 
 use std::env;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +11,10 @@ const TARGET: &str = "bpfel-unknown-none";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none";
 const SETUP: &str = "`cargo xtask setup` brings it";
+/// LLVM's version in the bpf-linker of `cargo xtask setup`. It cannot read what a newer one wrote.
+const LINKER_LLVM: u32 = 22;
+/// Beginnings of the names of cargo's variables that say where it finds things, not what the outer cargo builds, and how.
+const KEPT: [&str; 4] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR"];
 
 /// A compiler that can make programs for the kernel.
 struct Toolchain {
@@ -61,20 +64,16 @@ fn compile(toolchain: &Toolchain, linker: &Path) -> Result<PathBuf, String> {
     let mut build = Command::new(&toolchain.cargo);
     // The outer cargo's choice of compiler, wrapper (clippy) and flags is not for this target.
     for (name, _) in env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
-        let of_outer =
-            ["RUSTC", "RUSTFLAGS", "RUSTDOC", "CARGO_ENCODED_RUSTFLAGS", "CARGO_MAKEFLAGS", "CARGO_BUILD_TARGET"];
-        let prefixes =
-            ["RUSTC_", "CARGO_PROFILE_", "CARGO_CFG_", "CARGO_FEATURE_", "CARGO_TARGET_", "CARGO_BUILD_RUST"];
-        if of_outer.contains(&name.as_str()) || prefixes.iter().any(|prefix| name.starts_with(prefix)) {
-            build.env_remove(name);
+        let text = name.to_string_lossy();
+        if text.starts_with("RUST") || text.starts_with("CARGO_") && !KEPT.iter().any(|kept| text.starts_with(kept)) {
+            build.env_remove(&name);
         }
     }
     build
         .args(["build", "--quiet", "--package", "weft-ebpf", "--release", "--target", TARGET, "--target-dir"])
         .arg(&target_dir)
         .args(toolchain.build_std.then_some("-Zbuild-std=core"))
-        .current_dir(workspace())
+        .current_dir("..")
         .env("RUSTC", &toolchain.rustc)
         // aya-ebpf needs unstable features. For this build alone: other crates would take it for a nightly compiler.
         .env("RUSTC_BOOTSTRAP", "1")
@@ -95,8 +94,10 @@ fn toolchain() -> Result<Toolchain, String> {
     let mut installed: Vec<_> = installed.map(|entry| entry.path().join("bin/rustc")).collect();
     installed.sort();
     for rustc in std::iter::once(current).chain(installed) {
-        let Some(sysroot) = sysroot(&rustc) else { continue };
-        if sysroot.join("lib/rustlib/src/rust/library/core").exists() {
+        let Some(sysroot) = ask(&rustc, &["--print", "sysroot"]).map(|text| PathBuf::from(text.trim())) else {
+            continue;
+        };
+        if sysroot.join("lib/rustlib/src/rust/library/core").exists() && linker_can_read(&rustc) {
             return Ok(Toolchain {
                 cargo: sysroot.join("bin/cargo"),
                 rustc: sysroot.join("bin/rustc"),
@@ -109,32 +110,33 @@ fn toolchain() -> Result<Toolchain, String> {
         return Ok(Toolchain { cargo, rustc: DEBIAN_RUSTC.into(), build_std: false });
     }
     Err(format!(
-        "no Rust compiler here can make eBPF programs: {SETUP}, or install a rustup toolchain with its sources \
-         (rustup component add rust-src)"
+        "no Rust compiler here can make eBPF programs: {SETUP}, or install the sources of a toolchain with LLVM \
+         {LINKER_LLVM} or older (rustup component add rust-src)"
     ))
 }
 
-fn sysroot(rustc: &Path) -> Option<PathBuf> {
-    let output = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().into())
+fn linker_can_read(rustc: &Path) -> bool {
+    let version = ask(rustc, &["-vV"]).unwrap_or_default();
+    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok());
+    env::var_os("WEFT_BPF_LINKER").is_some() || llvm.is_some_and(|llvm: u32| llvm <= LINKER_LLVM)
 }
 
-/// bpf-linker. Its LLVM must not be older than the compiler's.
+fn ask(rustc: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(rustc).args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn linker() -> Result<PathBuf, String> {
     if let Some(linker) = env::var_os("WEFT_BPF_LINKER") {
         return Ok(linker.into());
     }
-    let path: OsString = env::var_os("PATH").unwrap_or_default();
-    let cache = cache().join("weft/bpf-linker-0.13.0/bin");
+    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain([cache])
+        .chain([cache.join("weft/bpf-linker-0.13.0/bin")])
         .map(|directory| directory.join("bpf-linker"))
         .find(|linker| linker.exists())
         .ok_or_else(|| format!("bpf-linker is neither in PATH nor in weft's cache: {SETUP}"))
-}
-
-fn cache() -> PathBuf {
-    env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from)
 }
 
 fn rustup_home() -> PathBuf {
@@ -147,8 +149,4 @@ fn home() -> PathBuf {
 
 fn out_dir() -> PathBuf {
     env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts").into()
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

@@ -39,7 +39,8 @@ pub(crate) struct Node {
 /// The pod of this node that has an address.
 #[inline(always)]
 pub(crate) fn endpoint(address: &Address) -> Option<&'static Endpoint> {
-    // SAFETY: nobody changes an entry in place: the kernel replaces whole entries, and frees old ones only after the program.
+    // SAFETY: the memory stays a map entry while a program runs. It may become another pod's entry meanwhile: then one packet
+    // reaches a pod that does not have the address, and drops it.
     unsafe { ENDPOINTS.get(address.bytes()) }
 }
 
@@ -66,7 +67,7 @@ pub(crate) fn node_of_pod(address: &Address) -> Option<Node> {
 /// The node that has an InternalIP.
 #[inline(always)]
 pub(crate) fn node_of_address(address: &Address) -> Option<Node> {
-    // SAFETY: as for endpoints.
+    // SAFETY: as for endpoints: entries change while a packet is on its way, and it may be judged by the old or the new state.
     let node = unsafe { NODE_ADDRESSES.get(address.bytes()) }?;
     Some(Node { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
 }

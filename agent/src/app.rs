@@ -1,6 +1,5 @@
 //! All wiring of the agent, in the order in which it happens.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{Instrument, error, info, info_span, warn};
-use weft_cni::node_facts::NodeFacts;
+use weft_cni::node_facts::{self, NodeFacts};
 use weft_common::layout::LAYOUT_VERSION;
 
 use crate::config::Config;
@@ -28,7 +27,7 @@ use crate::overlay::plan::gateway;
 use crate::overlay::pod_devices::StateDirectory;
 use crate::overlay::reconcile::{Comparison, Pass, Reconciler};
 use crate::view::View;
-use crate::{admin, health};
+use crate::{admin, health, reclaim};
 
 /// Questions that wait for the loop. Whoever asks more waits to ask.
 const QUESTIONS: usize = 16;
@@ -81,7 +80,7 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     let after_pass = Follow {
         metrics: Metrics::register(&mut registry, view.clone()),
         installer: installer(&config),
-        boot_id: boot_id()?,
+        boot_id: node_facts::boot_id()?,
     };
     let health = health::serve("health", config.health_address, health::router(view.clone()));
     let metrics = health::serve("metrics", config.metrics_address, metrics::router(registry));
@@ -92,6 +91,8 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     let reconciler = Reconciler::new(&kernel, StateDirectory(config.state_directory.clone()), config.node_name.clone());
     let reconcile = driver::run(reconciler, cluster, disturbances.as_mut(), questions, snapshot_sender, after_pass);
 
+    let reclaim = reclaim::forever(config.state_directory.clone(), config.pin_directory.clone());
+
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: ending; the datapath stays as it is"),
         _ = interrupt.recv() => info!("SIGINT: ending; the datapath stays as it is"),
@@ -100,6 +101,7 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
         ended = admin => bail!("the admin server ended: {ended:?}"),
         () = watch => bail!("the watch of the API server ended"),
         () = reconcile => bail!("the reconcile loop ended"),
+        () = reclaim => bail!("the reclaim loop ended"),
     }
     Ok(())
 }
@@ -140,11 +142,6 @@ fn installer(config: &Config) -> Installer {
         state_directory: config.state_directory.clone(),
         pin_directory: config.pin_directory.clone(),
     })
-}
-
-fn boot_id() -> anyhow::Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    Ok(std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?.trim().to_owned())
 }
 
 /// What follows each pass: counting, and what pods need besides the kernel.

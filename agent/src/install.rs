@@ -77,12 +77,22 @@ impl Installer {
     }
 
     fn install(&mut self, facts: &NodeFacts) -> Result<(), InstallError> {
-        let facts_path = self.places.state_directory.join(node_facts::FILE);
-        let text = serde_json::to_vec_pretty(facts).map_err(|error| failed("write", &facts_path)(error.into()))?;
-        replace(&facts_path, &text, 0o644)?;
+        self.write_facts(facts)?;
         self.install_plugin()?;
         let conflist = self.places.conf_directory.join(CONFLIST);
         replace(&conflist, self.conflist().as_bytes(), 0o644)
+    }
+
+    fn write_facts(&self, facts: &NodeFacts) -> Result<(), InstallError> {
+        let folder = &self.places.state_directory;
+        if NodeFacts::read(folder).is_ok_and(|found| found == *facts) {
+            return Ok(());
+        }
+        fs::create_dir_all(folder).map_err(failed("create", folder))?;
+        let path = folder.join(node_facts::FILE);
+        facts.write(folder).map_err(|error| failed("write", &path)(io::Error::other(error)))?;
+        info!(object = %path.display(), "installed");
+        Ok(())
     }
 
     fn install_plugin(&mut self) -> Result<(), InstallError> {
@@ -237,7 +247,7 @@ mod tests {
     fn facts() -> NodeFacts {
         NodeFacts {
             layout: 1,
-            boot_id: "boot".to_owned(),
+            boot_id: node_facts::boot_id().unwrap(),
             node: "one".to_owned(),
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
             gateways: vec![[10, 244, 1, 1].into()],

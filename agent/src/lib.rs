@@ -16,5 +16,6 @@ pub mod model;
 pub mod offline;
 pub mod overlay;
 pub mod readiness;
+pub mod reclaim;
 pub mod report;
 pub mod view;

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 use weft_agent::kubernetes::convert;
 use weft_agent::model::cluster::Cluster;
-use weft_agent::overlay::desired::desired;
+use weft_agent::overlay::desired::{desired, too_small};
 use weft_agent::overlay::diff::diff;
 use weft_agent::overlay::plan::{Blocked, Plan, plan};
 use weft_agent::overlay::state::{Change, NodeEntry, OverlayState, RouteKind, Underlay};
@@ -233,4 +233,13 @@ fn a_new_gateway_is_there_before_routes_name_it_and_the_old_one_goes_last() {
     let route = Change::SetRoute(net("10.244.2.0/24"), overlay_route("192.0.2.1", "192.0.2.2", "10.244.9.1"));
     assert!(place(&Change::AddAddress(ip("10.244.9.1"))) < place(&route));
     assert_eq!(changes.last(), Some(&Change::RemoveAddress(ip("10.244.1.1"))));
+}
+
+#[test]
+fn an_underlay_that_leaves_ipv6_pods_too_little_is_named() {
+    let of = |pod_cidrs| plan(&cluster([node("one", "192.0.2.1", pod_cidrs)]), "one").unwrap();
+    let small = Underlay { device: "eth0".to_owned(), mtu: 1320 };
+    let problem = too_small(&of("10.244.1.0/24 fd00:0:0:1::/64"), &small).unwrap();
+    assert!(problem.object == "device eth0" && problem.reason.contains("1270 bytes"), "{problem}");
+    assert_eq!(too_small(&of("10.244.1.0/24"), &small), None);
 }

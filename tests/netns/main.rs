@@ -1,12 +1,15 @@
 //! The plugin and the agent's kernel layer in network namespaces of their own, one test at a time or many.
 #![expect(clippy::unwrap_used, reason = "a test fails where something is not as it expects, helpers included")]
 
+mod agent;
+mod agent_cluster;
+mod fake_api_server;
 mod kernel;
 mod kernel_repair;
 mod kernel_session;
-mod masquerade;
 mod plugin;
 mod plugin_check;
 mod plugin_failures;
 mod plugin_node;
+mod masquerade;
 mod two_nodes;

@@ -12,6 +12,8 @@ use crate::model::problem::Problem;
 
 /// The smallest MTU that IPv6 allows (RFC 8200, section 5).
 const IPV6_MINIMUM_MTU: u32 = 1280;
+/// The smallest that IPv4 allows (RFC 791).
+const IPV4_MINIMUM_MTU: u32 = 68;
 
 /// The state that should be there. `pod_devices` are the host sides of recorded pod interfaces that exist; `observed` are the
 /// sysctls of [`sysctls::watched`].
@@ -46,18 +48,18 @@ pub fn pod_mtu(plan: &Plan, underlay: &Underlay) -> u32 {
     underlay.mtu.saturating_sub(if plan.has_ipv6_underlay() { OVERHEAD_IPV6 } else { OVERHEAD_IPV4 })
 }
 
-/// What is wrong with the underlay without being in the way.
-pub fn underlay_problems(plan: &Plan, underlay: &Underlay) -> Vec<Problem> {
+/// An underlay whose packets are too small for pods.
+pub fn too_small(plan: &Plan, underlay: &Underlay) -> Option<Problem> {
     let mtu = pod_mtu(plan, underlay);
     let (_, ipv6_pods) = families(&plan.pod_cidrs);
-    if !ipv6_pods || mtu >= IPV6_MINIMUM_MTU {
-        return Vec::new();
-    }
-    vec![Problem::new(
-        format!("device {}", underlay.device),
-        format!("its MTU {} leaves pods {mtu} bytes, and IPv6 needs {IPV6_MINIMUM_MTU}", underlay.mtu),
-        "raise the MTU of the device, or use IPv4 pods only",
-    )]
+    let (needed, family) = if ipv6_pods { (IPV6_MINIMUM_MTU, "IPv6") } else { (IPV4_MINIMUM_MTU, "IPv4") };
+    (mtu < needed).then(|| {
+        Problem::new(
+            format!("device {}", underlay.device),
+            format!("its MTU {} leaves pods {mtu} bytes, and {family} needs {needed}", underlay.mtu),
+            "raise the MTU of the device",
+        )
+    })
 }
 
 /// MAC address of `weft0`: it must differ on every node, and be the same after every restart. Locally administered.

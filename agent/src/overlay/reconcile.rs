@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 
-use super::desired::{desired, underlay_problems};
+use super::desired::{desired, too_small};
 use super::diff::diff;
 use super::plan::{Blocked, Plan, plan};
 use super::pod_devices::Records;
@@ -94,6 +94,9 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
                 "give a device of this node the InternalIP of its Node, or correct --node-ip of its kubelet",
             )
         })?;
+        if let Some(problem) = too_small(&plan, &underlay) {
+            return Err(Blocked { reasons: vec![problem], others: plan.problems.clone() });
+        }
         let observed = self
             .kernel
             .observe(&sysctls::watched(&underlay.device))
@@ -102,7 +105,6 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         let pods = self.records.read();
         let desired = desired(&plan, &underlay, &pods.names, &observed.sysctls);
         let mut problems = plan.problems.clone();
-        problems.extend(underlay_problems(&plan, &underlay));
         problems.extend(pods.problems);
         Ok(Comparison { plan, underlay, desired, observed, problems })
     }

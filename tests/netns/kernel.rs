@@ -2,11 +2,15 @@
 
 use serde_json::Value;
 use weft_agent::datapath::Kernel;
-use weft_agent::overlay::state::{Change, FilterPlace, FilterProgram, Hook, OverlayState, RouteKind};
+use weft_agent::datapath::fake::FakeKernel;
+use weft_agent::overlay::diff::diff;
+use weft_agent::overlay::state::{
+    Change, FilterPlace, FilterProgram, Hook, OverlayDevice, OverlayState, RouteKind, Underlay,
+};
 use weft_common::layout::{LINK_GROUP, program};
 use weft_tests::netns::Namespace;
 
-use crate::kernel_session::{NodePlan, Session, add_device, internal_ip, lonely_node, pod_cidr};
+use crate::kernel_session::{NodePlan, Session, add_device, gateway, internal_ip, lonely_node, pod_cidr};
 
 /// Families of the underlay and of the pods, and the device's MTU.
 const CLUSTERS: [(&[u8], &[u8]); 5] = [(&[4], &[4]), (&[4], &[6]), (&[4], &[4, 6]), (&[6], &[6]), (&[6, 4], &[6, 4])];
@@ -215,6 +219,55 @@ fn a_route_is_replaced_without_a_second_one_beside_it() {
                 let shown = json(&namespace, &format!("ip -j {family} route show exact {pod_cidr}"));
                 assert_eq!(shown.as_array().unwrap().len(), 1, "{shown}");
             }
+        }
+    });
+}
+
+/// Tests of the reconciler trust the fake one: what it accepts, refuses and removes along must be what a real one does.
+#[test]
+fn the_fake_kernel_does_what_the_real_one_does() {
+    let namespace = lonely_node("fake");
+    let mut desired = NodePlan::of(1, &[4], &[4, 6]).desired();
+    // The fake one knows no defaults of a new device.
+    desired.sysctls.retain(|path, _| !path.contains("weft0"));
+    let device = desired.device.clone().unwrap();
+    let [own4, own6, peer4, peer6] = [pod_cidr(1, 4), pod_cidr(1, 6), pod_cidr(2, 4), pod_cidr(2, 6)];
+    let (gateway4, gateway6) = (gateway(own4), gateway(own6));
+    let set_route = |destination| Change::SetRoute(destination, desired.routes[&destination].clone());
+    let mut changes = vec![
+        Change::AddAddress(gateway4),
+        Change::SetConfig,
+        Change::SetDevice(device.clone()),
+        Change::RemoveAddress(gateway6),
+        set_route(own4),
+        set_route(peer4),
+        Change::CreateDevice(device.clone()),
+        set_route(peer6),
+        Change::AddAddress(gateway4),
+        Change::AddAddress(gateway6),
+    ];
+    changes.extend(diff(&desired, &OverlayState::default()));
+    changes.extend([
+        Change::RemoveAddress(gateway4),
+        Change::RemoveAddress(gateway6),
+        set_route(peer4),
+        set_route(peer6),
+        Change::AddAddress(gateway4),
+        set_route(peer4),
+        Change::RemoveRoute(own6),
+        Change::SetDevice(OverlayDevice { up: false, ..device.clone() }),
+        set_route(peer4),
+        Change::SetDevice(device.clone()),
+        Change::CreateDevice(device.clone()),
+    ]);
+    Session::run(&namespace, |session| {
+        let start = session.observe(&desired);
+        let fake = FakeKernel::new(start, Underlay { device: "eth0".to_owned(), mtu: 1500 });
+        for (number, change) in changes.iter().enumerate() {
+            let real = session.wait(session.kernel.apply(change));
+            let faked = session.wait(fake.apply(change));
+            assert_eq!(faked.is_ok(), real.is_ok(), "{number}: {change:?}: fake {faked:?}, real {real:?}");
+            assert_eq!(fake.state(), session.observe(&desired), "{number}: after {change:?}");
         }
     });
 }

@@ -163,6 +163,7 @@ impl Inner {
 trait Step {
     fn step(&mut self, change: &Change) -> Result<(), String>;
     fn remove_device(&mut self);
+    fn remove_address(&mut self, address: IpAddr);
     fn need_device(&self) -> Result<(), String>;
 }
 
@@ -178,15 +179,16 @@ impl Step for OverlayState {
             Change::SetDevice(wanted) => {
                 let device = self.device.as_mut().ok_or("weft0 does not exist")?;
                 (device.mtu, device.mac, device.up) = (wanted.mtu, wanted.mac, wanted.up);
+                if !wanted.up {
+                    self.addresses.retain(IpAddr::is_ipv4);
+                    self.routes.retain(|_, kind| !matches!(kind, RouteKind::Overlay { .. }));
+                }
             }
             Change::AddAddress(address) => {
                 self.need_device()?;
                 self.addresses.insert(*address);
             }
-            Change::RemoveAddress(address) => {
-                self.addresses.remove(address);
-                self.routes.retain(|_, kind| !matches!(kind, RouteKind::Overlay { preferred_source: Some(source), .. } if source == address));
-            }
+            Change::RemoveAddress(address) => self.remove_address(*address),
             Change::SetSysctl { path, value } => {
                 if path.split('/').any(|part| part == OVERLAY_DEVICE) {
                     self.need_device()?;
@@ -242,6 +244,25 @@ impl Step for OverlayState {
         self.sysctls.retain(|path, _| !path.split('/').any(|part| part == OVERLAY_DEVICE));
         // CONFIG names a device index that is gone now.
         self.configured = false;
+    }
+
+    /// IPv4 routes go with the address that they prefer, and all of them with the device's last address. IPv6 ones stay and
+    /// prefer none any more.
+    fn remove_address(&mut self, address: IpAddr) {
+        if !self.addresses.remove(&address) {
+            return;
+        }
+        let is_last = !self.addresses.iter().any(IpAddr::is_ipv4);
+        self.routes.retain(|destination, kind| match kind {
+            RouteKind::Overlay { preferred_source, .. } if address.is_ipv4() => {
+                *preferred_source != Some(address) && !(is_last && destination.is_ipv4())
+            }
+            RouteKind::Overlay { preferred_source, .. } => {
+                *preferred_source = preferred_source.filter(|source| *source != address);
+                true
+            }
+            _ => true,
+        });
     }
 
     fn need_device(&self) -> Result<(), String> {

@@ -56,8 +56,7 @@ fn copy(object: &Path) -> Result<(), String> {
 fn compile(toolchain: &Toolchain, linker: &Path) -> Result<PathBuf, String> {
     // One target directory for all profiles of the agent, beside them: the outer cargo holds the locks of its own.
     let target_dir = out_dir().ancestors().nth(4).ok_or("OUT_DIR is not as cargo makes it")?.join("bpf");
-    // BTF comes from the debug information. bpf-linker does the link-time optimisation itself.
-    // Without the third, clearing or copying a few bytes is a call of a loop.
+    // BTF comes from the debug information. Without the third, clearing or copying a few bytes is a call of a loop.
     let linker = format!("-Clinker={}", linker.display());
     let flags =
         ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order", &linker].join("\x1f");
@@ -77,20 +76,23 @@ fn compile(toolchain: &Toolchain, linker: &Path) -> Result<PathBuf, String> {
         .env("RUSTC", &toolchain.rustc)
         // aya-ebpf needs unstable features. For this build alone: other crates would take it for a nightly compiler.
         .env("RUSTC_BOOTSTRAP", "1")
+        // bpf-linker does it.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     let output = build.output().map_err(|error| format!("start {}: {error}", toolchain.cargo.display()))?;
+    let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        let messages = String::from_utf8_lossy(&output.stderr).replace('\n', "\ncargo::error=");
+        let messages = messages.replace('\n', "\ncargo::error=");
         return Err(format!("compile the eBPF programs with {}: {messages}", toolchain.rustc.display()));
     }
+    messages.lines().for_each(|line| println!("cargo::warning={line}"));
     Ok(target_dir.join(TARGET).join("release/weft-ebpf"))
 }
 
 /// The first of: the rustup toolchain in use, another one of rustup (both need the component rust-src), Debian's.
 fn toolchain() -> Result<Toolchain, String> {
     let current = env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from);
-    let installed = rustup_home().join("toolchains").read_dir().into_iter().flatten().flatten();
+    let installed = folder("RUSTUP_HOME", ".rustup").join("toolchains").read_dir().into_iter().flatten().flatten();
     let mut installed: Vec<_> = installed.map(|entry| entry.path().join("bin/rustc")).collect();
     installed.sort();
     for rustc in std::iter::once(current).chain(installed) {
@@ -130,7 +132,7 @@ fn linker() -> Result<PathBuf, String> {
     if let Some(linker) = env::var_os("WEFT_BPF_LINKER") {
         return Ok(linker.into());
     }
-    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME", ".cache");
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain([cache.join("weft/bpf-linker-0.13.0/bin")])
@@ -139,12 +141,9 @@ fn linker() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("bpf-linker is neither in PATH nor in weft's cache: {SETUP}"))
 }
 
-fn rustup_home() -> PathBuf {
-    env::var_os("RUSTUP_HOME").map_or_else(|| home().join(".rustup"), PathBuf::from)
-}
-
-fn home() -> PathBuf {
-    env::home_dir().unwrap_or_default()
+/// The folder that a variable names, or else one in the home folder.
+fn folder(variable: &str, in_home: &str) -> PathBuf {
+    env::var_os(variable).map_or_else(|| env::home_dir().unwrap_or_default().join(in_home), PathBuf::from)
 }
 
 fn out_dir() -> PathBuf {

@@ -12,7 +12,7 @@ use crate::{deliver, hop_limit, maps, overlay};
 
 /// The program.
 #[classifier]
-pub fn from_overlay(context: TcContext) -> i32 {
+pub(crate) fn from_overlay(context: TcContext) -> i32 {
     verdict::action(Program::FromOverlay, decide(&context.skb))
 }
 

@@ -11,7 +11,7 @@ use crate::{deliver, hop_limit, maps, neighbour, overlay};
 
 /// The program.
 #[classifier]
-pub fn from_pod(context: TcContext) -> i32 {
+pub(crate) fn from_pod(context: TcContext) -> i32 {
     verdict::action(Program::FromPod, decide(&context.skb))
 }
 

@@ -11,7 +11,7 @@ use crate::{maps, neighbour};
 
 /// The program.
 #[classifier]
-pub fn to_pod(context: TcContext) -> i32 {
+pub(crate) fn to_pod(context: TcContext) -> i32 {
     verdict::action(Program::ToPod, decide(&context.skb))
 }
 

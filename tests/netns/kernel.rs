@@ -3,6 +3,7 @@
 use serde_json::Value;
 use weft_agent::datapath::Kernel;
 use weft_agent::datapath::fake::FakeKernel;
+use weft_agent::datapath::requirements::Requirements;
 use weft_agent::overlay::diff::diff;
 use weft_agent::overlay::state::{
     Change, FilterPlace, FilterProgram, Hook, OverlayDevice, OverlayState, RouteKind, Underlay,
@@ -270,4 +271,14 @@ fn the_fake_kernel_does_what_the_real_one_does() {
             assert_eq!(fake.state(), session.observe(&desired), "{number}: after {change:?}");
         }
     });
+}
+
+#[test]
+fn this_machine_has_what_weft_needs() {
+    let namespace = lonely_node("needs");
+    let missing = |pins: &str| Requirements::of_this_node(pins.as_ref(), "/proc/sys".as_ref()).missing();
+    // The session mounts the BPF file system.
+    Session::run(&namespace, |_| assert_eq!(missing("/sys/fs/bpf/weft/v1"), []));
+    let elsewhere = missing("/tmp/weft/v1");
+    assert!(elsewhere.len() == 1 && elsewhere[0].to_string().contains("mount -t bpf"), "{elsewhere:?}");
 }

@@ -149,7 +149,7 @@ fn damaged_maps_are_seen_and_repaired() {
     });
 }
 
-/// Everything in the namespace that is not weft's, as text.
+/// Everything in the namespace that is not weft's, as text; without what the kernel does by itself in its own time.
 fn not_ours(namespace: &Namespace) -> String {
     let mut seen = String::new();
     for words in [
@@ -164,7 +164,7 @@ fn not_ours(namespace: &Namespace) -> String {
     ] {
         let lines = namespace.run(["sh", "-c", words]).unwrap();
         let foreign = lines.lines().filter(|line| {
-            let ours = ["proto 119", "dev weft0", "pref 1 ", "weft0 table local", "multicast"];
+            let ours = ["proto 119", "dev weft0", "pref 1 ", "weft0 table local", "multicast", "fe80"];
             let is_ours = ours.iter().any(|ours| line.contains(ours)) && !line.contains("table 77");
             !is_ours && !line.trim().is_empty()
         });

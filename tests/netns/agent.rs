@@ -7,7 +7,7 @@ use anyhow::ensure;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use weft_tests::netns::{Namespace, View};
-use weft_tests::wait;
+use weft_tests::{binaries, wait};
 
 use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, Families, LIMIT, internal_ips, pod_cidr};
 
@@ -200,7 +200,10 @@ fn what_somebody_removes_is_back_within_seconds_and_counted() {
         node.add_pod(0);
         node.wait_for_routes(&routes_of(&[1, 2], DUAL));
         let steady = steady(node);
-        let host_device = node.namespace.run(["sh", "-c", "ip -o link show type veth | grep -o 'weft[0-9a-f]*' | head -1"]).unwrap();
+        let host_device = node
+            .namespace
+            .run(["sh", "-c", "ip -o link show type veth | grep -oE 'weft[0-9a-f]{11}' | head -1"])
+            .unwrap();
         let filter = format!("tc filter del dev {} ingress", host_device.trim());
         for damage in [
             "ip route del 10.244.2.0/24",
@@ -232,11 +235,12 @@ fn what_somebody_removes_is_back_within_seconds_and_counted() {
 fn steady(node: &AgentNode) -> String {
     let script = "ip -o -d link show weft0 | sed 's/^[0-9]*: //'; ip -o address show dev weft0 | sed 's/^[0-9]*: //'; \
                   ip -4 route; ip -6 route show proto 119; nft list table inet weft; \
-                  for d in $(ip -o link | cut -d: -f2 | cut -d@ -f1 | grep weft); do \
+                  for d in $(ip -o link | cut -d: -f2 | cut -d@ -f1 | grep weft | sort); do echo $d; \
                   tc filter show dev $d ingress | grep -o 'direct-action.* id [0-9]*'; \
                   tc filter show dev $d egress | grep -o 'direct-action.* id [0-9]*'; done";
     // A part that is missing now shows as missing.
-    node.namespace.run(["sh", "-c", &format!("{{ {script}; }} 2>&1; true")]).unwrap()
+    let seen = node.namespace.run(["sh", "-c", &format!("{{ {script}; }} 2>/dev/null; true")]).unwrap();
+    seen.lines().filter(|line| !line.contains("fe80:")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -245,8 +249,12 @@ fn weft_routes_agrees_with_ip_route_and_marks_differences() {
         let node = &cluster.nodes[0];
         node.wait_for_routes(&routes_of(&[1, 2, 3], DUAL));
         let report = node.ask("/routes").unwrap();
-        let mut destinations: Vec<_> =
-            report["routes"].as_array().unwrap().iter().map(|route| route["destination"].as_str().unwrap().to_owned()).collect();
+        let mut destinations: Vec<_> = report["routes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|route| route["destination"].as_str().unwrap().to_owned())
+            .collect();
         destinations.sort();
         assert_eq!(destinations, node.routes());
         assert!(report["routes"].as_array().unwrap().iter().all(|route| route["state"] == "ok"), "{report}");
@@ -259,6 +267,48 @@ fn weft_routes_agrees_with_ip_route_and_marks_differences() {
             assert!(text.contains(word), "{text}");
         }
     });
+}
+
+#[test]
+fn while_the_agent_is_away_the_command_reads_maps_and_kernel_and_says_so() {
+    AgentCluster::run(DUAL, 2, |cluster| {
+        let node = &cluster.nodes[0];
+        node.wait_for_routes(&routes_of(&[1, 2], DUAL));
+        let (routes, nodes) = (node.ask("/routes").unwrap(), node.ask("/nodes").unwrap());
+        node.stop_agent(Signal::SIGKILL);
+        node.namespace.run(["ip", "route", "del", "10.244.2.0/24"]).unwrap();
+
+        let offline: Value = serde_json::from_str(&weft(node, "routes")).unwrap();
+        assert_eq!(offline["source"], "offline", "{offline}");
+        assert!(offline["problems"][0]["reason"].as_str().unwrap().contains("does not answer"), "{offline}");
+        for (offline, agent) in offline["routes"].as_array().unwrap().iter().zip(routes["routes"].as_array().unwrap()) {
+            assert_eq!((&offline["destination"], &offline["desired"]), (&agent["destination"], &agent["desired"]));
+            let state = if offline["destination"] == "10.244.2.0/24" { "missing" } else { "ok" };
+            assert_eq!(offline["state"], state, "{offline}");
+        }
+        let offline: Value = serde_json::from_str(&weft(node, "nodes")).unwrap();
+        assert_eq!(offline["nodes"][0]["name"], "node-1");
+        for key in ["internalIPs", "podCIDRs", "tunnel"] {
+            assert_eq!(offline["nodes"][1][key], nodes["nodes"][1][key], "{offline}");
+        }
+        let offline: Value = serde_json::from_str(&weft(node, "status")).unwrap();
+        assert_eq!((&offline["healthy"], &offline["node"]), (&Value::Bool(false), &Value::from("node-1")));
+    });
+}
+
+/// The operators' command, as JSON.
+fn weft(node: &AgentNode, question: &str) -> String {
+    let program = binaries::weft().unwrap();
+    let words = [
+        program.to_str().unwrap().to_owned(),
+        question.to_owned(),
+        "--output=json".to_owned(),
+        format!("--state-directory={}", node.folder.join("run").display()),
+        format!("--pin-directory={}", node.pins.display()),
+    ];
+    let done = node.namespace.command(words).output().unwrap();
+    assert!(done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
 }
 
 fn route_of(node: &AgentNode, destination: &str) -> String {

@@ -248,7 +248,8 @@ impl AgentNode {
 
     /// Calls the plugin for a pod, as a runtime does.
     pub(crate) fn plugin(&self, verb: &str, index: usize) -> Answer {
-        let conflist: Value = serde_json::from_slice(&fs::read(self.folder.join("net.d/10-weft.conflist")).unwrap()).unwrap();
+        let conflist: Value =
+            serde_json::from_slice(&fs::read(self.folder.join("net.d/10-weft.conflist")).unwrap()).unwrap();
         let mut configuration = conflist["plugins"][0].clone();
         configuration["cniVersion"] = json!("1.1.0");
         configuration["name"] = conflist["name"].clone();
@@ -276,15 +277,17 @@ impl AgentNode {
              cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv4/conf/weft0/rp_filter"
         );
         let seen = self.namespace.run(["sh", "-c", &script]).unwrap();
-        // What counts packets and time is no difference.
-        let counts = |line: &&str| !["valid_lft", "cache ", "used "].iter().any(|word| line.contains(word));
-        seen.lines().filter(counts).collect::<Vec<_>>().join("\n")
+        // What counts packets and time is no difference, and link-local addresses take a second of the kernel's own.
+        let is_ours = |line: &&str| !["valid_lft", "cache ", "used ", "fe80:"].iter().any(|word| line.contains(word));
+        seen.lines().filter(is_ours).collect::<Vec<_>>().join("\n")
     }
 
     /// Files that the agent installs, with their inodes.
     pub(crate) fn files(&self) -> String {
         let folder = self.folder.display();
-        self.namespace.run(["sh", "-c", &format!("ls -i {folder}/run/node.json {folder}/bin/* {folder}/net.d/*")]).unwrap()
+        self.namespace
+            .run(["sh", "-c", &format!("ls -i {folder}/run/node.json {folder}/bin/* {folder}/net.d/*")])
+            .unwrap()
     }
 }
 

@@ -149,7 +149,8 @@ impl FakeApiServer {
     }
 
     fn watch(&self, mut connection: &TcpStream, from: u64) -> std::io::Result<()> {
-        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        connection
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         let mut sent = from;
         loop {
             let mut state = self.lock();

@@ -22,6 +22,12 @@ pub fn weft_agent() -> Result<PathBuf> {
     once(&BUILT, "weft-agent")
 }
 
+/// The operators' command, in the debug profile.
+pub fn weft() -> Result<PathBuf> {
+    static BUILT: Built = Built::new();
+    once(&BUILT, "weft")
+}
+
 /// A program's path, or why it could not be built.
 type Built = OnceLock<Result<PathBuf, String>>;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use aya::maps::{HashMap, MapData};
 use aya::programs::SchedClassifier;
+use nix::libc;
 use weft_agent::datapath::maps::{Maps, MapsError};
 use weft_agent::datapath::object::OBJECT;
 use weft_agent::datapath::programs::{self, ProgramsError};
@@ -33,6 +34,31 @@ fn a_second_start_changes_nothing_in_the_kernel() {
     let mut expected: Vec<_> = map::ALL.into_iter().chain(program::ALL).map(std::ffi::OsString::from).collect();
     expected.sort();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn the_capabilities_of_the_daemon_set_are_enough_to_load_and_to_start_again() {
+    mount_bpffs();
+    keep_capabilities(&[CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF]);
+    let first = load();
+    assert_eq!(load(), first);
+    assert!(Maps::open(pins()).unwrap().drops().unwrap().iter().all(|&(_, _, count)| count == 0));
+}
+
+// Numbers of `linux/capability.h`.
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Takes all other capabilities from this thread.
+fn keep_capabilities(kept: &[u32]) {
+    const VERSION_3: u32 = 0x2008_0522;
+    let bits = |low: u32| kept.iter().filter(|&&bit| bit / 32 == low).fold(0_u32, |bits, bit| bits | 1 << (bit % 32));
+    // The header is version and thread (0: this one); the data are effective, permitted, inheritable, in two halves.
+    let (header, data) = ([VERSION_3, 0], [bits(0), bits(0), 0, bits(1), bits(1), 0]);
+    // SAFETY: the kernel reads both arrays, which have the size that this version says.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
+    assert_eq!(result, 0);
 }
 
 #[test]

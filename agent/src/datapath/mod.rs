@@ -3,6 +3,7 @@
 mod addresses;
 pub mod fake;
 mod filters;
+mod identity;
 pub mod kernel;
 mod links;
 pub mod maps;

@@ -11,12 +11,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::pin::PinError;
-use aya::programs::{ProgramError, ProgramFd, ProgramInfo, SchedClassifier};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{EbpfError, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_common::layout::{map, program};
 
+use crate::datapath::identity;
 use crate::datapath::maps::{self, Maps, MapsError};
 
 /// Appended to a program's name while it waits to be renamed. bpffs allows no dots.
@@ -79,9 +80,11 @@ pub struct PinnedProgram {
 impl PinnedProgram {
     /// Opens the program pinned under one of the names in [`program`].
     pub fn open(directory: &Path, name: &'static str) -> Result<Self, ProgramsError> {
-        let failed = |error| ProgramsError::Program { operation: "open the pinned", name, source: said(error) };
-        let info = ProgramInfo::from_pin(directory.join(name)).map_err(failed)?;
-        Ok(Self { id: info.id(), fd: info.fd().map_err(failed)? })
+        let failed = |source| ProgramsError::Program { operation: "open the pinned", name, source };
+        let program = SchedClassifier::from_pin(directory.join(name)).map_err(|error| failed(said(error)))?;
+        let id = program.info().map_err(|error| failed(said(error)))?.id();
+        let fd = program.fd().map_err(|error| failed(said(error)))?.try_clone().map_err(failed)?;
+        Ok(Self { id, fd })
     }
 }
 
@@ -126,13 +129,11 @@ fn create_directory(directory: &Path) -> Result<(), ProgramsError> {
 
 /// Pins a loaded program, unless the pinned one is the same.
 fn pin(directory: &Path, name: &'static str, program: &mut SchedClassifier) -> Result<(), ProgramsError> {
-    let failed = |operation| move |error| ProgramsError::Program { operation, name, source: said(error) };
     let path = directory.join(name);
     if path.exists() {
-        let pinned =
-            ProgramInfo::from_pin(&path).and_then(|info| identity(&info)).map_err(failed("examine the pinned"))?;
-        let new = program.info().and_then(|info| identity(&info)).map_err(failed("examine the new"))?;
-        if pinned == new {
+        let failed = |source| ProgramsError::Program { operation: "examine", name, source };
+        let new = program.fd().map_err(said).and_then(identity::of).map_err(failed)?;
+        if identity::of(&PinnedProgram::open(directory, name)?.fd).map_err(failed)? == new {
             return Ok(());
         }
     }
@@ -145,13 +146,6 @@ fn pin(directory: &Path, name: &'static str, program: &mut SchedClassifier) -> R
     }
     program.pin(&new_path).map_err(|error| ProgramsError::Pin { path: new_path.clone(), source: pin_said(error) })?;
     fs::rename(&new_path, &path).map_err(|source| ProgramsError::File { operation: "rename a pin to", path, source })
-}
-
-/// Equal for programs that do the same: a hash of the instructions, and the maps that they use.
-fn identity(info: &ProgramInfo) -> Result<(u64, Vec<u32>), ProgramError> {
-    let mut maps = info.map_ids()?.unwrap_or_default();
-    maps.sort_unstable();
-    Ok((info.tag(), maps))
 }
 
 /// What the kernel said, in the form that prints its reason.

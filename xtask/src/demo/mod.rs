@@ -2,6 +2,7 @@
 
 mod show;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -24,8 +25,11 @@ pub(crate) struct Arguments {
     /// Address families of nodes, Pods and Services: ipv4, ipv6 or dual
     #[arg(long, default_value_t = Family::Dual)]
     family: Family,
+    /// Use this image of weft instead of building one
+    #[arg(long, value_name = "ARCHIVE")]
+    image: Option<PathBuf>,
     /// Take the demo's cluster down
-    #[arg(long, conflicts_with_all = ["nodes", "family"])]
+    #[arg(long, conflicts_with_all = ["nodes", "family", "image"])]
     down: bool,
 }
 
@@ -50,7 +54,10 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
     }
     let mut progress = Progress::new();
     setup::run(&mut progress)?;
-    let image = image::build(&mut progress)?;
+    let image = match &arguments.image {
+        Some(archive) => archive.clone(),
+        None => image::build(&mut progress)?,
+    };
     if instance::exists(ID) {
         progress.stage("take the last demo down", |_| instance::remove(ID))?;
     }

@@ -13,9 +13,9 @@ use crate::verdict::{Verdict, redirect};
 use crate::{deliver, hop_limit};
 
 /// MAC addresses of frames in the tunnel. Nobody reads them, but the kernel drops what seems to come from the receiving device
-/// itself, so the source must be no node's: this one is not of the form that the agent gives to devices.
-const INNER_DESTINATION: [u8; 6] = [0x02, b'w', b'e', b'f', b't', 2];
-const INNER_SOURCE: [u8; 6] = [0x02, b'w', b'e', b'f', b't', 1];
+/// itself, so the source must be no node's: those begin with 2.
+const INNER_DESTINATION: [u8; 6] = [0x06, b'w', b'e', b'f', b't', 2];
+const INNER_SOURCE: [u8; 6] = [0x06, b'w', b'e', b'f', b't', 1];
 
 /// The kernel's `struct bpf_tunnel_key`. IPv4 addresses stand in the first word, in the CPU's byte order.
 #[repr(C)]

@@ -6,7 +6,7 @@ use crate::datapath::{Case, Datapath, Outcome, to_other_pod};
 use crate::frames::{self, Frame, LISTENER_REPORT};
 
 /// MAC addresses of frames in the tunnel.
-const INNER_MACS: ([u8; 6], [u8; 6]) = (*b"\x02weft\x01", *b"\x02weft\x02");
+const INNER_MACS: ([u8; 6], [u8; 6]) = (*b"\x06weft\x01", *b"\x06weft\x02");
 
 const PROGRAM: Program = Program::FromPod;
 

@@ -14,7 +14,7 @@ use crate::frames::{self, Frame, Mac};
 use crate::node::{self, Node, Underlay, gateways, node_mac, overlay_mac, pod_addresses};
 
 /// MAC addresses of frames in the tunnel.
-const INNER_MACS: (Mac, Mac) = (*b"\x02weft\x01", *b"\x02weft\x02");
+const INNER_MACS: (Mac, Mac) = (*b"\x06weft\x01", *b"\x06weft\x02");
 /// Bytes of an outer UDP header and a VXLAN header.
 const UDP_VXLAN: usize = 16;
 

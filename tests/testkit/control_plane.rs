@@ -131,6 +131,11 @@ pub(crate) fn start(instance: &Instance, namespace: &Namespace, family: Family, 
             format!("--service-account-private-key-file={}", keys.token_key.display()),
             format!("--root-ca-file={authority}"),
             format!("--cert-dir={}", folder.display()),
+            // It looks for volume plugins, and makes the folder where it finds none.
+            format!("--flex-volume-plugin-dir={}", folder.join("volume-plugins").display()),
+            // With the default the first nodes wait for their podCIDRs for six seconds.
+            "--kube-api-qps=500".into(),
+            "--kube-api-burst=1000".into(),
             "--use-service-account-credentials".into(),
             "--leader-elect=false".into(),
             "--bind-address=127.0.0.1".into(),

@@ -57,9 +57,8 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     let kernel = LinuxKernel::open(&config.pin_directory, &config.proc_sys)?;
 
     // The API server: nothing is asked yet.
-    let server = connect::choose(config.api_server.as_deref(), config.bootstrap_file.as_deref(), |name| {
-        std::env::var(name).ok()
-    })?;
+    let server =
+        connect::choose(config.api_server(), config.bootstrap_file.as_deref(), |name| std::env::var(name).ok())?;
     info!(object = "API server", address = server.url, source = server.source, "chosen");
     let client = connect::client(&server, &config.service_account_directory).await?;
 

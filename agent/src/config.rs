@@ -57,6 +57,13 @@ pub enum LogFormat {
     Json,
 }
 
+impl Config {
+    /// The API server of the command line. An empty value, as in a ConfigMap with every key, is none.
+    pub fn api_server(&self) -> Option<&str> {
+        self.api_server.as_deref().filter(|url| !url.is_empty())
+    }
+}
+
 /// Settings of the agent.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -65,7 +72,7 @@ pub struct Config {
     pub node_name: String,
     /// Address of the API server, such as https://control-plane:6443. Default: what the bootstrap file says, else the in-cluster
     /// address.
-    #[arg(long, env = "API_SERVER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, env = "API_SERVER")]
     pub api_server: Option<String>,
     /// File that `weft-agent bootstrap` wrote, if it found anything.
     #[arg(long, env = "BOOTSTRAP_FILE")]
@@ -119,6 +126,17 @@ mod tests {
             let error = CommandLine::try_parse_from(["weft-agent"]).unwrap_err().to_string();
             assert!(error.contains("--node-name"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_empty_api_server_is_none() {
+        let of = |url: &str| {
+            let parsed =
+                CommandLine::try_parse_from(["weft-agent", "--node-name", "one", "--api-server", url]).unwrap();
+            parsed.agent.unwrap().api_server().map(str::to_owned)
+        };
+        assert_eq!(of(""), None);
+        assert_eq!(of("https://[2001:db8::1]:6443").as_deref(), Some("https://[2001:db8::1]:6443"));
     }
 
     #[test]

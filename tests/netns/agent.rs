@@ -171,7 +171,7 @@ fn everything_goes_on_while_the_api_server_is_away_and_converges_when_it_is_back
         node.wait_until_ready();
         connected(true);
         // One line for each agent, not one for each attempt.
-        assert_eq!(node.log().matches("not reachable").count(), 2, "{}", node.log());
+        assert_eq!(node.log().matches("cannot be used; everything in the kernel stays").count(), 2, "{}", node.log());
     });
 }
 

@@ -37,7 +37,7 @@ impl FakeApiServer {
         thread::spawn(move || {
             for connection in listener.incoming().filter_map(Result::ok) {
                 let serving = accepting.clone();
-                thread::spawn(move || serving.serve(connection));
+                thread::spawn(move || serving.serve(&connection));
             }
         });
         server
@@ -56,7 +56,7 @@ impl FakeApiServer {
             "status": {"addresses": addresses},
         });
         let kind = if state.nodes.insert(name.to_owned(), node.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-        self.tell(state, kind, node);
+        self.tell(state, kind, &node);
     }
 
     /// Deletes a Node.
@@ -65,7 +65,7 @@ impl FakeApiServer {
         state.version += 1;
         let mut node = state.nodes.remove(name).unwrap();
         node["metadata"]["resourceVersion"] = json!(state.version.to_string());
-        self.tell(state, "DELETED", node);
+        self.tell(state, "DELETED", &node);
     }
 
     /// Goes away, with every connection, or comes back.
@@ -93,14 +93,14 @@ impl FakeApiServer {
         self.shared.0.lock().unwrap()
     }
 
-    fn tell(&self, mut state: MutexGuard<'_, State>, kind: &str, node: Value) {
+    fn tell(&self, mut state: MutexGuard<'_, State>, kind: &str, node: &Value) {
         let version = state.version;
         state.events.push((version, json!({"type": kind, "object": node})));
         drop(state);
         self.shared.1.notify_all();
     }
 
-    fn serve(&self, connection: TcpStream) {
+    fn serve(&self, connection: &TcpStream) {
         {
             let mut state = self.lock();
             if state.away {
@@ -109,7 +109,7 @@ impl FakeApiServer {
             state.connections.push(connection.try_clone().unwrap());
         }
         // An error is a client that went away, or us who did.
-        let _ = self.answer_all(&connection);
+        let _ = self.answer_all(connection);
     }
 
     fn answer_all(&self, mut connection: &TcpStream) -> std::io::Result<()> {

@@ -181,7 +181,7 @@ impl Contact {
                     address = server.address,
                     source = server.source,
                     reason,
-                    "not reachable; everything in the kernel stays as it is, and the agent tries again"
+                    "cannot be used; everything in the kernel stays as it is, and the agent tries again"
                 );
             }
             server.connected = false;

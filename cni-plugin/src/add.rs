@@ -91,8 +91,7 @@ fn answer_again(
     lock: &Lock,
 ) -> Result<Option<Value>, Failure> {
     let id = record.id();
-    let on_host =
-        pod_interface::find(host, &record.host_device)?.is_some_and(|link| link.header.index == record.host_ifindex);
+    let on_host = pod_interface::find(host, &record.host_device)?.is_some_and(|link| link.index == record.host_ifindex);
     let in_pod = pod_side.link(&record.ifname)?.is_some();
     if on_host && in_pod && record.netns == netns && record.network == conf.name {
         return Ok(Some(result::of_attachment(record, conf.version, conf.dns.as_ref(), conf.prev_result.as_ref())));

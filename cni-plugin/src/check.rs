@@ -2,16 +2,9 @@
 
 use std::{net::IpAddr, path::Path};
 
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    address::AddressAttribute,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
-    route::{RouteAddress, RouteAttribute},
-};
-
 use crate::{
     addresses::Addresses,
+    answer::{Address, Answer, Link, Neighbour, Route},
     attachment::{Attachment, AttachmentId},
     attachments,
     endpoints::{self, Endpoints},
@@ -77,8 +70,8 @@ fn host_damage(conf: &NetConf, record: &Attachment) -> Result<Vec<String>, Failu
         return Ok(vec![format!("the host has no device {device}")]);
     };
     let mut damage = link_damage(device, &link, record.host_mac, record.mtu);
-    if link.header.index != record.host_ifindex {
-        damage.push(format!("{device} has the index {}, not {}", link.header.index, record.host_ifindex));
+    if link.index != record.host_ifindex {
+        damage.push(format!("{device} has the index {}, not {}", link.index, record.host_ifindex));
         // Everything else goes by the index.
         return Ok(damage);
     }
@@ -89,7 +82,7 @@ fn host_damage(conf: &NetConf, record: &Attachment) -> Result<Vec<String>, Failu
     damage.extend(neighbour_damage(&mut host, device, record.host_ifindex, neighbours)?);
     for address in &record.addresses {
         let routes = routes_over(&mut host, record.host_ifindex, *address)?;
-        if !routes.contains(&Route::To(*address)) {
+        if !routes.contains(&route_to(record.host_ifindex, *address)) {
             damage.push(format!("the host has no route to {address} over {device}"));
         }
     }
@@ -113,40 +106,37 @@ fn pod_damage(record: &Attachment, netns: &Path) -> Result<Vec<String>, Failure>
     let Some(link) = pod.link(&record.ifname)? else {
         return Ok(vec![format!("the pod has no interface {}", record.ifname)]);
     };
-    let index = link.header.index;
+    let index = link.index;
     let mut damage = link_damage(ifname, &link, record.pod_mac, record.mtu);
-    let present = addresses_on(pod.netlink(), index)?;
+    let present = pod.netlink().dump("list addresses in the pod", &messages::addresses_on(index))?;
+    let present: Vec<_> = present.iter().filter_map(Answer::address).collect();
     let neighbours = record.gateways.iter().map(|gateway| (*gateway, record.host_mac));
     damage.extend(neighbour_damage(pod.netlink(), ifname, index, neighbours)?);
     for (address, gateway) in record.addresses_and_gateways() {
-        if !present.contains(&address) {
+        if !present.contains(&Address { link: index, address, prefix: messages::host_prefix(address) }) {
             damage.push(format!("{ifname} has no address {address}"));
         }
         let routes = routes_over(pod.netlink(), index, address)?;
-        if !routes.contains(&Route::To(gateway)) {
+        if !routes.contains(&route_to(index, gateway)) {
             damage.push(format!("the pod has no route to its gateway {gateway} over {}", record.ifname));
         }
-        if !routes.contains(&Route::Default(gateway)) {
+        if !routes.contains(&Route { link: index, destination: None, prefix: 0, gateway: Some(gateway) }) {
             damage.push(format!("the pod has no default route via {gateway} over {}", record.ifname));
         }
     }
     Ok(damage)
 }
 
-fn link_damage(name: &str, link: &LinkMessage, mac: MacAddress, mtu: u32) -> Vec<String> {
+fn link_damage(name: &str, link: &Link, mac: MacAddress, mtu: u32) -> Vec<String> {
     let mut damage = Vec::new();
-    if !link.header.flags.contains(LinkFlags::Up) {
+    if !link.is_up {
         damage.push(format!("{name} is down"));
     }
-    for attribute in &link.attributes {
-        match attribute {
-            LinkAttribute::Mtu(found) if *found != mtu => damage.push(format!("{name} has the MTU {found}, not {mtu}")),
-            LinkAttribute::Address(found) if found[..] != mac.0 => {
-                let found = <[u8; 6]>::try_from(&found[..]).map(|found| MacAddress(found).to_string());
-                damage.push(format!("{name} has the MAC address {}, not {mac}", found.unwrap_or_default()));
-            }
-            _ => {}
-        }
+    if let Some(found) = link.mtu.filter(|found| *found != mtu) {
+        damage.push(format!("{name} has the MTU {found}, not {mtu}"));
+    }
+    if let Some(found) = link.mac.map(MacAddress).filter(|found| *found != mac) {
+        damage.push(format!("{name} has the MAC address {found}, not {mac}"));
     }
     damage
 }
@@ -161,76 +151,20 @@ fn neighbour_damage(
     for (address, mac) in expected {
         let what = format!("list the neighbours of {name}");
         let neighbours = netlink.dump(&what, &messages::neighbours_on(index, address))?;
-        let is_there = neighbours.iter().any(|answer| match answer {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => {
-                let destination = match address {
-                    IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
-                    IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
-                };
-                neighbour.header.ifindex == index
-                    && neighbour.header.state == NeighbourState::Permanent
-                    && neighbour.attributes.contains(&NeighbourAttribute::Destination(destination))
-                    && neighbour.attributes.contains(&NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()))
-            }
-            _ => false,
-        });
-        if !is_there {
+        let wanted = Neighbour { link: index, is_permanent: true, address, mac: Some(mac.0) };
+        if !neighbours.iter().filter_map(Answer::neighbour).any(|neighbour| neighbour == wanted) {
             damage.push(format!("{name} has no permanent neighbour {address} with the MAC address {mac}"));
         }
     }
     Ok(damage)
 }
 
-/// The routes that ADD makes.
-#[derive(Debug, PartialEq, Eq)]
-enum Route {
-    To(IpAddr),
-    Default(IpAddr),
-}
-
 fn routes_over(netlink: &mut Netlink, index: u32, of: IpAddr) -> Result<Vec<Route>, netlink::Error> {
     let answers = netlink.dump("list routes", &messages::routes_over(index, of))?;
-    Ok(answers.iter().filter_map(|answer| route(answer, index)).collect())
+    Ok(answers.iter().filter_map(Answer::route).collect())
 }
 
-fn route(answer: &RouteNetlinkMessage, index: u32) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(route) = answer else { return None };
-    if !route.attributes.contains(&RouteAttribute::Oif(index)) {
-        return None;
-    }
-    let ip = |address: &RouteAddress| match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    };
-    let destination = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(address) => ip(address),
-        _ => None,
-    });
-    let gateway = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
-        _ => None,
-    });
-    match (route.header.destination_prefix_length, destination, gateway) {
-        (0, _, Some(gateway)) => Some(Route::Default(gateway)),
-        (length, Some(to), None) if length == messages::host_prefix(to) => Some(Route::To(to)),
-        _ => None,
-    }
-}
-
-fn addresses_on(netlink: &mut Netlink, index: u32) -> Result<Vec<IpAddr>, netlink::Error> {
-    let message = RouteNetlinkMessage::GetAddress(messages::addresses_on(index));
-    let answers = netlink.dump("list addresses in the pod", &message)?;
-    let address = |answer: &RouteNetlinkMessage| match answer {
-        RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
-            let with_prefix = |address: &IpAddr| message.header.prefix_len == messages::host_prefix(*address);
-            message.attributes.iter().find_map(|attribute| match attribute {
-                // IPv6 has no local address apart from the address.
-                AddressAttribute::Address(address) => Some(*address).filter(with_prefix),
-                _ => None,
-            })
-        }
-        _ => None,
-    };
-    Ok(answers.iter().filter_map(address).collect())
+/// A route to one address, directly over a link.
+fn route_to(link: u32, address: IpAddr) -> Route {
+    Route { link, destination: Some(address), prefix: messages::host_prefix(address), gateway: None }
 }

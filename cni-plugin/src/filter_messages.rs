@@ -32,14 +32,37 @@ pub struct OurFilter {
 
 /// Adds the qdisc to a device.
 pub fn clsact(device: u32) -> RouteNetlinkMessage {
-    let mut message = message(device, TcHandle::CLSACT);
-    message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
-    message.attributes = vec![TcAttribute::Kind(CLSACT.to_owned())];
-    RouteNetlinkMessage::NewQueueDiscipline(message)
+    RouteNetlinkMessage::NewQueueDiscipline(clsact_message(device))
 }
 
 /// Adds or replaces our filter. `program` names the one behind the descriptor, for people who list filters.
 pub fn filter(device: u32, hook: Hook, program: &str, descriptor: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewTrafficFilter(filter_message(device, hook, program, descriptor))
+}
+
+/// Lists the filters of a hook, ours and others'.
+pub fn list(device: u32, hook: Hook) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetTrafficFilter(list_message(device, hook))
+}
+
+/// What an entry of the list says, where it is our filter.
+pub fn our_filter(answer: &RouteNetlinkMessage) -> Option<OurFilter> {
+    match answer {
+        RouteNetlinkMessage::NewTrafficFilter(message) => our_filter_in(message),
+        _ => None,
+    }
+}
+
+/// The same messages for the plugin, which does without the type that holds every kind of message.
+pub(crate) fn clsact_message(device: u32) -> TcMessage {
+    let mut message = message(device, TcHandle::CLSACT);
+    message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
+    message.attributes = vec![TcAttribute::Kind(CLSACT.to_owned())];
+    message
+}
+
+/// See [`filter`].
+pub(crate) fn filter_message(device: u32, hook: Hook, program: &str, descriptor: u32) -> TcMessage {
     let mut message = message(device, parent(hook));
     message.header.handle = FILTER_HANDLE.into();
     message.header.info = u32::from(FILTER_PRIORITY) << 16 | u32::from(ALL_PROTOCOLS);
@@ -51,17 +74,16 @@ pub fn filter(device: u32, hook: Hook, program: &str, descriptor: u32) -> RouteN
             TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
         ]),
     ];
-    RouteNetlinkMessage::NewTrafficFilter(message)
+    message
 }
 
-/// Lists the filters of a hook, ours and others'.
-pub fn list(device: u32, hook: Hook) -> RouteNetlinkMessage {
-    RouteNetlinkMessage::GetTrafficFilter(message(device, parent(hook)))
+/// See [`list`].
+pub(crate) fn list_message(device: u32, hook: Hook) -> TcMessage {
+    message(device, parent(hook))
 }
 
-/// What an entry of the list says, where it is our filter.
-pub fn our_filter(answer: &RouteNetlinkMessage) -> Option<OurFilter> {
-    let RouteNetlinkMessage::NewTrafficFilter(message) = answer else { return None };
+/// See [`our_filter`].
+pub(crate) fn our_filter_in(message: &TcMessage) -> Option<OurFilter> {
     let ours = message.header.handle == FILTER_HANDLE.into()
         && message.header.info >> 16 == u32::from(FILTER_PRIORITY)
         && message.attributes.contains(&TcAttribute::Kind(TcFilterBpf::KIND.to_owned()));

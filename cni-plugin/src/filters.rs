@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_route::tc::TcMessage;
 use weft_common::layout::program::{FROM_POD, TO_POD};
 
 use crate::{
+    answer::Answer,
     attachment::Attachment,
     bpf::{self, Program},
-    filter_messages::{self, Hook},
+    filter_messages::{self, Hook, OurFilter},
+    messages::Message,
     netlink::{self, Netlink, Request},
 };
 
@@ -57,12 +60,12 @@ impl Programs {
         let device = &attachment.host_device;
         let mut requests = vec![Request::new(
             format!("add a clsact qdisc to {device}"),
-            filter_messages::clsact(attachment.host_ifindex),
+            Message::new(libc::RTM_NEWQDISC, &filter_messages::clsact_message(attachment.host_ifindex)),
         )];
         for Place { hook, direction, name, program } in self.places() {
             let what = format!("put the program {name} on the {direction} of {device}");
-            let filter = filter_messages::filter(attachment.host_ifindex, hook, name, program.raw_fd());
-            requests.push(Request::new(what, filter));
+            let filter = filter_messages::filter_message(attachment.host_ifindex, hook, name, program.raw_fd());
+            requests.push(Request::new(what, Message::new(libc::RTM_NEWTFILTER, &filter)));
         }
         requests.into_iter().map(|request| request.with_flags(NLM_F_CREATE | NLM_F_EXCL)).collect()
     }
@@ -72,9 +75,10 @@ impl Programs {
         let mut damage = Vec::new();
         for Place { hook, direction, name, program } in self.places() {
             let place = format!("the {direction} of {}", attachment.host_device);
-            let list = filter_messages::list(attachment.host_ifindex, hook);
+            let list = filter_messages::list_message(attachment.host_ifindex, hook);
+            let list = Message::new(libc::RTM_GETTFILTER, &list);
             let filters = netlink.dump(&format!("list the filters on {place}"), &list)?;
-            let found = filters.iter().find_map(filter_messages::our_filter);
+            let found = filters.iter().find_map(our_filter);
             match found.map(|filter| (filter.program, filter.direct_action)) {
                 None | Some((None, _)) => damage.push(format!("the program {name} is missing on {place}")),
                 Some((Some(id), _)) if id != program.id() => {
@@ -90,4 +94,10 @@ impl Programs {
         }
         Ok(damage)
     }
+}
+
+/// Our filter, if the answer is that.
+fn our_filter(answer: &Answer) -> Option<OurFilter> {
+    let message = TcMessage::parse(answer.body(libc::RTM_NEWTFILTER)?).ok()?;
+    filter_messages::our_filter_in(&message)
 }

@@ -2,6 +2,7 @@
 
 pub mod add;
 pub mod addresses;
+pub mod answer;
 pub mod attachment;
 pub mod attachments;
 pub mod bpf;

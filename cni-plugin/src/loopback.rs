@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 
-use netlink_packet_route::link::LinkFlags;
 use serde_json::Value;
 
 use crate::{
@@ -36,7 +35,7 @@ pub fn del(netns: Option<&PathBuf>) -> Result<(), Failure> {
 /// CHECK: is it up?
 pub fn check(netns: &Path) -> Result<(), Failure> {
     let link = PodSide::open(netns)?.link(LO)?;
-    if link.is_some_and(|link| link.header.flags.contains(LinkFlags::Up)) {
+    if link.is_some_and(|link| link.is_up) {
         return Ok(());
     }
     let details =

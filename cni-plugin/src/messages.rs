@@ -1,9 +1,10 @@
 //! The netlink messages of a pod's interface.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, os::fd::RawFd};
 
+use netlink_packet_core::Emitable;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{
         AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
@@ -12,13 +13,29 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
-use std::os::fd::RawFd;
 use weft_common::layout::LINK_GROUP;
 
 use crate::{attachment::Attachment, mac_address::MacAddress};
 
+/// A message to the kernel, without its netlink header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// The message type (`RTM_...`).
+    pub(crate) kind: u16,
+    /// Everything behind the netlink header.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Message {
+    pub(crate) fn new(kind: u16, message: &impl Emitable) -> Self {
+        let mut body = vec![0; message.buffer_len()];
+        message.emit(&mut body);
+        Self { kind, body }
+    }
+}
+
 /// A veth pair: the host side here, the pod side made directly in its network namespace.
-pub(crate) fn veth(attachment: &Attachment, netns: RawFd) -> RouteNetlinkMessage {
+pub(crate) fn veth(attachment: &Attachment, netns: RawFd) -> Message {
     let side = |name: &str, mac: MacAddress| {
         vec![
             LinkAttribute::IfName(name.to_owned()),
@@ -36,7 +53,7 @@ pub(crate) fn veth(attachment: &Attachment, netns: RawFd) -> RouteNetlinkMessage
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(pod_side))),
     ]));
-    RouteNetlinkMessage::NewLink(host_side)
+    Message::new(libc::RTM_NEWLINK, &host_side)
 }
 
 /// A link by its name.
@@ -54,30 +71,36 @@ pub(crate) fn link_index(index: u32) -> LinkMessage {
 }
 
 /// Asks for a link by its name.
-pub(crate) fn get_link(name: &str) -> RouteNetlinkMessage {
-    RouteNetlinkMessage::GetLink(link(name))
+pub(crate) fn get_link(name: &str) -> Message {
+    Message::new(libc::RTM_GETLINK, &link(name))
+}
+
+/// Removes a link.
+pub(crate) fn remove_link(index: u32) -> Message {
+    Message::new(libc::RTM_DELLINK, &link_index(index))
 }
 
 /// Brings a link up or down.
-pub(crate) fn set_up(mut link: LinkMessage, up: bool) -> RouteNetlinkMessage {
+pub(crate) fn set_up(mut link: LinkMessage, up: bool) -> Message {
     link.header.change_mask = LinkFlags::Up;
     if up {
         link.header.flags = LinkFlags::Up;
     }
-    RouteNetlinkMessage::SetLink(link)
+    Message::new(libc::RTM_SETLINK, &link)
 }
 
 /// No link-local address, so no duplicate address detection and no router solicitation: the link stays quiet. It has to be
 /// said while the link is down. The kernel takes it for a link that exists, not in the message that makes one.
-pub(crate) fn no_link_local(mut link: LinkMessage) -> RouteNetlinkMessage {
+pub(crate) fn no_link_local(mut link: LinkMessage) -> Message {
     let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
-    RouteNetlinkMessage::SetLink(link)
+    Message::new(libc::RTM_SETLINK, &link)
 }
 
 /// An address of the pod, alone in its prefix and usable at once.
-pub(crate) fn address(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
-    let mut message = addresses_on(ifindex);
+pub(crate) fn address(ifindex: u32, address: IpAddr) -> Message {
+    let mut message = AddressMessage::default();
+    message.header.index = ifindex;
     message.header.family = family(address);
     message.header.prefix_len = host_prefix(address);
     message.header.scope = AddressScope::Universe;
@@ -85,18 +108,18 @@ pub(crate) fn address(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
     if address.is_ipv6() {
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
     }
-    RouteNetlinkMessage::NewAddress(message)
+    Message::new(libc::RTM_NEWADDR, &message)
 }
 
 /// All addresses of a link.
-pub(crate) fn addresses_on(ifindex: u32) -> AddressMessage {
+pub(crate) fn addresses_on(ifindex: u32) -> Message {
     let mut message = AddressMessage::default();
     message.header.index = ifindex;
-    message
+    Message::new(libc::RTM_GETADDR, &message)
 }
 
 /// A neighbour that never has to be asked for.
-pub(crate) fn neighbour(ifindex: u32, address: IpAddr, mac: MacAddress) -> RouteNetlinkMessage {
+pub(crate) fn neighbour(ifindex: u32, address: IpAddr, mac: MacAddress) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = family(address);
     message.header.ifindex = ifindex;
@@ -108,41 +131,41 @@ pub(crate) fn neighbour(ifindex: u32, address: IpAddr, mac: MacAddress) -> Route
     };
     message.attributes =
         vec![NeighbourAttribute::Destination(destination), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
-    RouteNetlinkMessage::NewNeighbour(message)
+    Message::new(libc::RTM_NEWNEIGH, &message)
 }
 
 /// All neighbours of a link, of one family.
-pub(crate) fn neighbours_on(ifindex: u32, of: IpAddr) -> RouteNetlinkMessage {
+pub(crate) fn neighbours_on(ifindex: u32, of: IpAddr) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = family(of);
     message.attributes = vec![NeighbourAttribute::IfIndex(ifindex)];
-    RouteNetlinkMessage::GetNeighbour(message)
+    Message::new(libc::RTM_GETNEIGH, &message)
 }
 
 /// A route to one address, directly over a link.
-pub(crate) fn route_to(ifindex: u32, address: IpAddr, metric: Option<u32>) -> RouteNetlinkMessage {
+pub(crate) fn route_to(ifindex: u32, address: IpAddr, metric: Option<u32>) -> Message {
     let mut message = route(ifindex, address, metric);
     message.header.destination_prefix_length = host_prefix(address);
     // IPv6 knows no scope of routes.
     message.header.scope = if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
-    RouteNetlinkMessage::NewRoute(message)
+    Message::new(libc::RTM_NEWROUTE, &message)
 }
 
 /// The route to everywhere else.
-pub(crate) fn default_route(ifindex: u32, gateway: IpAddr, metric: Option<u32>) -> RouteNetlinkMessage {
+pub(crate) fn default_route(ifindex: u32, gateway: IpAddr, metric: Option<u32>) -> Message {
     let mut message = route(ifindex, gateway, metric);
     message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
-    RouteNetlinkMessage::NewRoute(message)
+    Message::new(libc::RTM_NEWROUTE, &message)
 }
 
 /// All routes over a link in the main table, of one family.
-pub(crate) fn routes_over(ifindex: u32, of: IpAddr) -> RouteNetlinkMessage {
+pub(crate) fn routes_over(ifindex: u32, of: IpAddr) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
     message.attributes =
         vec![RouteAttribute::Table(u32::from(RouteHeader::RT_TABLE_MAIN)), RouteAttribute::Oif(ifindex)];
-    RouteNetlinkMessage::GetRoute(message)
+    Message::new(libc::RTM_GETROUTE, &message)
 }
 
 /// The prefix length of a single address.

@@ -4,11 +4,12 @@
 use std::io;
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    Emitable, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
+    NlasIterator,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::{answer::Answer, messages::Message};
 
 /// Message types of every netlink protocol.
 const NLMSG_ERROR: u16 = 2;
@@ -71,22 +72,19 @@ impl Error {
 /// One request of a batch.
 #[derive(Debug)]
 pub struct Request {
-    /// In words, to follow "the kernel refused to".
-    pub what: String,
-    /// Flags beyond request and acknowledgement.
-    pub flags: u16,
-    /// The message.
-    pub message: RouteNetlinkMessage,
+    what: String,
+    flags: u16,
+    message: Message,
 }
 
 impl Request {
-    /// A request without further flags.
-    pub fn new(what: impl Into<String>, message: RouteNetlinkMessage) -> Self {
+    /// A request. `what` says it in words, to follow "the kernel refused to".
+    pub(crate) fn new(what: impl Into<String>, message: Message) -> Self {
         Self { what: what.into(), flags: 0, message }
     }
 
-    /// The request with flags.
-    pub fn with_flags(self, flags: u16) -> Self {
+    /// The request with flags beyond request and acknowledgement.
+    pub(crate) fn with_flags(self, flags: u16) -> Self {
         Self { flags, ..self }
     }
 }
@@ -115,7 +113,7 @@ impl Netlink {
 
     /// Sends requests at once and waits for all answers. The kernel carries on after a refused one; the first refusal is
     /// returned. Returns what the kernel answered to requests for information.
-    pub fn request(&mut self, requests: &[Request]) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    pub fn request(&mut self, requests: &[Request]) -> Result<Vec<Answer>, Error> {
         let (answers, outcomes) = self.exchange(requests)?;
         outcomes.into_iter().collect::<Result<(), Error>>()?;
         Ok(answers)
@@ -127,11 +125,11 @@ impl Netlink {
     }
 
     #[expect(clippy::type_complexity, reason = "answers and outcomes, used right above")]
-    fn exchange(&mut self, requests: &[Request]) -> Result<(Vec<RouteNetlinkMessage>, Vec<Result<(), Error>>), Error> {
+    fn exchange(&mut self, requests: &[Request]) -> Result<(Vec<Answer>, Vec<Result<(), Error>>), Error> {
         let first = self.sequence + 1;
         let mut batch = Vec::new();
         for Request { flags, message, .. } in requests {
-            self.append(&mut batch, NLM_F_REQUEST | NLM_F_ACK | flags, message.clone());
+            self.append(&mut batch, NLM_F_REQUEST | NLM_F_ACK | flags, message);
         }
         self.send(&batch)?;
         let (mut answers, mut outcomes) = (Vec::new(), Vec::with_capacity(requests.len()));
@@ -144,7 +142,7 @@ impl Netlink {
                     if header.message_type == NLMSG_ERROR {
                         outcomes.push(acknowledged(&request.what, header, buffer));
                     } else {
-                        answers.push(parse(&request.what, buffer)?);
+                        answers.push(Answer::new(header.message_type, &buffer[HEADER..]));
                     }
                 }
                 Ok(())
@@ -154,10 +152,10 @@ impl Netlink {
     }
 
     /// Asks for all objects of a kind.
-    pub fn dump(&mut self, what: &str, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    pub(crate) fn dump(&mut self, what: &str, message: &Message) -> Result<Vec<Answer>, Error> {
         for _ in 0..DUMP_TRIES {
             let mut request = Vec::new();
-            self.append(&mut request, NLM_F_REQUEST | NLM_F_DUMP, message.clone());
+            self.append(&mut request, NLM_F_REQUEST | NLM_F_DUMP, message);
             let expected = self.sequence;
             self.send(&request)?;
             let (mut answers, mut done, mut interrupted) = (Vec::new(), false, false);
@@ -173,7 +171,7 @@ impl Netlink {
                             done = true;
                             acknowledged(what, header, buffer)?;
                         }
-                        _ => answers.push(parse(what, buffer)?),
+                        _ => answers.push(Answer::new(header.message_type, &buffer[HEADER..])),
                     }
                     Ok(())
                 })?;
@@ -185,17 +183,20 @@ impl Netlink {
         Err(Error::Answer { what: what.to_owned(), reason: "it changed each time while it was read".to_owned() })
     }
 
-    fn append(&mut self, batch: &mut Vec<u8>, flags: u16, message: RouteNetlinkMessage) {
+    fn append(&mut self, batch: &mut Vec<u8>, flags: u16, message: &Message) {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
+        let length = HEADER + message.body.len();
+        // A message of more than 4 GiB is none of ours.
+        header.length = length as u32;
+        header.message_type = message.kind;
         header.flags = flags;
         header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        message.finalize();
         let start = batch.len();
         // Messages begin at multiples of four.
-        batch.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut batch[start..start + message.buffer_len()]);
+        batch.resize(start + length.next_multiple_of(4), 0);
+        header.emit(&mut batch[start..start + HEADER]);
+        batch[start + HEADER..start + length].copy_from_slice(&message.body);
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
@@ -208,30 +209,17 @@ impl Netlink {
         self.socket.recv(&mut buffer, 0).map_err(|source| Error::Socket { operation: "read from", source })?;
         let mut rest = &buffer[..];
         while rest.len() >= HEADER {
-            let unreadable =
-                |error: DecodeError| Error::Answer { what: "a request".to_owned(), reason: error.to_string() };
-            let (header, length) = {
-                let message = NetlinkBuffer::new_checked(rest).map_err(unreadable)?;
-                let mut header = NetlinkHeader::default();
-                header.message_type = message.message_type();
-                header.flags = message.flags();
-                header.sequence_number = message.sequence_number();
-                header.length = message.length();
-                (header, message.length() as usize)
-            };
+            let message = NetlinkBuffer::new_checked(rest)
+                .map_err(|error| Error::Answer { what: "a request".to_owned(), reason: error.to_string() })?;
+            let mut header = NetlinkHeader::default();
+            header.message_type = message.message_type();
+            header.flags = message.flags();
+            header.sequence_number = message.sequence_number();
+            let length = message.length() as usize;
             each(header, &rest[..length])?;
             rest = &rest[length.next_multiple_of(4).min(rest.len())..];
         }
         Ok(())
-    }
-}
-
-fn parse(what: &str, buffer: &[u8]) -> Result<RouteNetlinkMessage, Error> {
-    let unreadable = |reason: String| Error::Answer { what: what.to_owned(), reason };
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(buffer) {
-        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) => Ok(message),
-        Ok(other) => Err(unreadable(format!("{:?}", other.payload))),
-        Err(error) => Err(unreadable(error.to_string())),
     }
 }
 

@@ -9,13 +9,10 @@ use std::{
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage},
-};
 use weft_common::layout::LINK_GROUP;
 
 use crate::{
+    answer::{Answer, Link},
     attachment::{Attachment, AttachmentId},
     filters::Programs,
     identity, messages,
@@ -108,7 +105,7 @@ impl PodSide {
     }
 
     /// The link of this name, if there is one.
-    pub fn link(&mut self, ifname: &str) -> Result<Option<LinkMessage>, netlink::Error> {
+    pub fn link(&mut self, ifname: &str) -> Result<Option<Link>, netlink::Error> {
         find(&mut self.netlink, ifname)
     }
 
@@ -143,16 +140,20 @@ impl PodSide {
 
         let mut requests = Vec::new();
         for (address, gateway) in attachment.addresses_and_gateways() {
-            requests.push(Request {
-                what: format!("add the address {address} to {ifname} in the pod"),
-                flags: NLM_F_CREATE | NLM_F_EXCL,
-                message: messages::address(ifindex, address),
-            });
-            requests.push(Request {
-                what: format!("add the neighbour {gateway} to {ifname} in the pod"),
-                flags: NLM_F_CREATE | NLM_F_REPLACE,
-                message: messages::neighbour(ifindex, gateway, attachment.host_mac),
-            });
+            requests.push(
+                Request::new(
+                    format!("add the address {address} to {ifname} in the pod"),
+                    messages::address(ifindex, address),
+                )
+                .with_flags(NLM_F_CREATE | NLM_F_EXCL),
+            );
+            requests.push(
+                Request::new(
+                    format!("add the neighbour {gateway} to {ifname} in the pod"),
+                    messages::neighbour(ifindex, gateway, attachment.host_mac),
+                )
+                .with_flags(NLM_F_CREATE | NLM_F_REPLACE),
+            );
         }
         let routes = requests.len();
         requests.extend(pod_routes(attachment, ifindex, None));
@@ -185,7 +186,7 @@ fn pod_routes(attachment: &Attachment, ifindex: u32, metric: Option<u32>) -> Vec
         ]
     });
     let flags = NLM_F_CREATE | NLM_F_EXCL;
-    routes.map(|(what, message)| Request { what, flags, message }).collect()
+    routes.map(|(what, message)| Request::new(what, message).with_flags(flags)).collect()
 }
 
 /// Makes the veth pair, both ends down. Returns the index of the host side.
@@ -216,16 +217,20 @@ pub fn configure_host_side(netlink: &mut Netlink, programs: &Programs, attachmen
     }
     requests.push(Request::new(format!("bring {device} up"), messages::set_up(messages::link_index(ifindex), true)));
     for address in attachment.addresses.iter().copied() {
-        requests.push(Request {
-            what: format!("add the neighbour {address} to {device}"),
-            flags: NLM_F_CREATE | NLM_F_REPLACE,
-            message: messages::neighbour(ifindex, address, attachment.pod_mac),
-        });
-        requests.push(Request {
-            what: format!("add the route to {address} over {device}"),
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-            message: messages::route_to(ifindex, address, None),
-        });
+        requests.push(
+            Request::new(
+                format!("add the neighbour {address} to {device}"),
+                messages::neighbour(ifindex, address, attachment.pod_mac),
+            )
+            .with_flags(NLM_F_CREATE | NLM_F_REPLACE),
+        );
+        requests.push(
+            Request::new(
+                format!("add the route to {address} over {device}"),
+                messages::route_to(ifindex, address, None),
+            )
+            .with_flags(NLM_F_CREATE | NLM_F_EXCL),
+        );
     }
     netlink.request(&requests)?;
     Ok(())
@@ -238,8 +243,7 @@ pub fn delete(netlink: &mut Netlink, id: &AttachmentId) -> Result<(), Error> {
     if !is_ours(&link) {
         return Err(Error::NotOurs { device });
     }
-    let remove = RouteNetlinkMessage::DelLink(messages::link_index(link.header.index));
-    match netlink.request(&[Request::new(format!("remove {device}"), remove)]) {
+    match netlink.request(&[Request::new(format!("remove {device}"), messages::remove_link(link.index))]) {
         // The pod's namespace went away meanwhile, and the link with it.
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
         result => Ok(result.map(drop)?),
@@ -247,31 +251,21 @@ pub fn delete(netlink: &mut Netlink, id: &AttachmentId) -> Result<(), Error> {
 }
 
 /// The link of this name, if there is one.
-pub fn find(netlink: &mut Netlink, name: &str) -> Result<Option<LinkMessage>, netlink::Error> {
+pub fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, netlink::Error> {
     match netlink.request(&[Request::new(format!("find {name}"), messages::get_link(name))]) {
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-        answers => Ok(answers?.into_iter().find_map(link_of)),
+        answers => Ok(answers?.iter().find_map(Answer::link)),
     }
 }
 
 /// Whether a link carries our mark.
-pub fn is_ours(link: &LinkMessage) -> bool {
-    link.attributes.contains(&LinkAttribute::Group(LINK_GROUP))
+pub fn is_ours(link: &Link) -> bool {
+    link.group == Some(LINK_GROUP)
 }
 
-fn link_of(answer: RouteNetlinkMessage) -> Option<LinkMessage> {
-    match answer {
-        RouteNetlinkMessage::NewLink(link) => Some(link),
-        _ => None,
-    }
-}
-
-fn index_of(answers: &[RouteNetlinkMessage], name: &str) -> Result<u32, Error> {
-    let link = answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
-        _ => None,
-    });
-    link.ok_or_else(|| Error::Vanished { name: name.to_owned() })
+fn index_of(answers: &[Answer], name: &str) -> Result<u32, Error> {
+    let link = answers.iter().find_map(Answer::link);
+    link.map(|link| link.index).ok_or_else(|| Error::Vanished { name: name.to_owned() })
 }
 
 /// Without IPv6 in the kernel nothing makes link-local addresses, and the request not to make any would be refused.

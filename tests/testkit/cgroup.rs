@@ -57,6 +57,60 @@ fn parse(line: &str) -> Option<Hierarchy> {
     }
 }
 
+/// Where a node sees its own group, and the leaf in it for its own processes: on a machine that has only the unified hierarchy a
+/// group with controllers for others holds no processes itself.
+const OWN: &str = "/sys/fs/cgroup";
+const LEAF: &str = "init";
+
+/// Whether the machine has the unified hierarchy alone, as Debian has it by default.
+pub(crate) fn are_only_unified(hierarchies: &[Hierarchy]) -> bool {
+    matches!(hierarchies, [only] if only.is_unified())
+}
+
+/// On a node, its pid 1: moves into the node's leaf.
+pub(crate) fn make_leaf() -> Result<()> {
+    let leaf = Path::new(OWN).join(LEAF);
+    fs::create_dir(&leaf).with_context(|| format!("cannot create control group {}", leaf.display()))?;
+    enter(&leaf)
+}
+
+/// On a node, the parent of its pid 1, when that is ready: moves into the leaf as well, which leaves the node's group empty, and
+/// hands the controllers down to kubelet. Where there is no leaf, nothing has to be done.
+pub(crate) fn delegate() -> Result<()> {
+    let leaf = Path::new(OWN).join(LEAF);
+    if !leaf.exists() {
+        return Ok(());
+    }
+    enter(&leaf)?;
+    hand_down(Path::new(OWN))
+}
+
+/// Makes all controllers of a group available to the groups below it.
+pub(crate) fn hand_down(group: &Path) -> Result<()> {
+    let read = |name: &str| {
+        let path = group.join(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let (available, active) = (read("cgroup.controllers")?, read("cgroup.subtree_control")?);
+    for controller in available.split_whitespace().filter(|name| !active.split_whitespace().any(|other| other == *name))
+    {
+        fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"))
+            .with_context(|| format!("cannot make the controller {controller} available below {}", group.display()))?;
+    }
+    Ok(())
+}
+
+fn enter(group: &Path) -> Result<()> {
+    fs::write(group.join("cgroup.procs"), "0")
+        .with_context(|| format!("cannot enter control group {}", group.display()))
+}
+
+/// The file through which a process joins a node's group, or the leaf in it.
+pub(crate) fn procs(group: &Path) -> PathBuf {
+    let leaf = group.join(LEAF).join("cgroup.procs");
+    if leaf.exists() { leaf } else { group.join("cgroup.procs") }
+}
+
 /// Groups directly below the roots whose names begin with `prefix`.
 pub(crate) fn named(prefix: &str) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();

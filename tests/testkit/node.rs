@@ -138,13 +138,18 @@ fn create_groups(name: &str) -> Result<Vec<PathBuf>> {
         }
         Ok(path)
     };
-    cgroup::hierarchies()?.iter().map(create).collect()
+    let hierarchies = cgroup::hierarchies()?;
+    if cgroup::are_only_unified(&hierarchies) {
+        // The node's group can only hand down what it gets itself.
+        hierarchies.iter().try_for_each(|hierarchy| cgroup::hand_down(&hierarchy.mount_point))?;
+    }
+    hierarchies.iter().map(create).collect()
 }
 
 /// The files through which a process joins the groups.
 fn members(groups: &[PathBuf]) -> Result<Vec<File>> {
     let open = |group: &PathBuf| -> Result<File> {
-        let path = group.join("cgroup.procs");
+        let path = cgroup::procs(group);
         OpenOptions::new().write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))
     };
     groups.iter().map(open).collect()

@@ -52,6 +52,7 @@ fn stand_by(child: Pid, reader: OwnedFd) -> Result<()> {
     if ready.is_empty() {
         bail!("the node's pid 1 ended before it was ready");
     }
+    cgroup::delegate()?;
     println!("{child}");
     waitpid(child, None).context("cannot wait for the node's pid 1")?;
     Ok(())
@@ -103,10 +104,9 @@ fn mount_all(folder: &Path) -> Result<()> {
 /// The same hierarchies as on the host, each from the node's own group downwards.
 fn mount_cgroups(hierarchies: &[Hierarchy]) -> Result<()> {
     let root = Path::new("/sys/fs/cgroup");
-    if let [only] = hierarchies
-        && only.is_unified()
-    {
-        return fresh("cgroup2", "/sys/fs/cgroup", "");
+    if cgroup::are_only_unified(hierarchies) {
+        fresh("cgroup2", "/sys/fs/cgroup", "")?;
+        return cgroup::make_leaf();
     }
     fresh("tmpfs", "/sys/fs/cgroup", "mode=755")?;
     for hierarchy in hierarchies {

@@ -366,3 +366,29 @@ fn a_health_port_in_use_is_taken_when_it_is_free() {
 fn listen(namespace: &Namespace) -> std::net::TcpListener {
     namespace.enter(|| std::net::TcpListener::bind("[::]:10256").unwrap()).unwrap()
 }
+
+#[test]
+fn a_thousand_nodes_are_in_the_kernel_within_seconds_and_then_cost_nothing() {
+    AgentCluster::run(DUAL, 1, |cluster| {
+        let node = &cluster.nodes[0];
+        let began = Instant::now();
+        for number in 1..=1000_u32 {
+            let (high, low) = (number / 250, number % 250 + 1);
+            let addresses = [format!("198.18.{high}.{low}"), format!("2001:db8:1::{number:x}")];
+            let pod_cidrs = [format!("10.{}.{low}.0/24", 100 + high), format!("fd00:10:100:{number:x}::/64")];
+            cluster.api.set_node(&format!("far-{number}"), &addresses, &pod_cidrs);
+        }
+        wait::until(LIMIT, "routes to a thousand nodes", || {
+            let count = node.routes().len();
+            ensure!(count == 2002, "{count}");
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error:#}"));
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        node.stop_agent(Signal::SIGTERM);
+        node.start_agent();
+        node.wait_until_ready();
+        let metrics = node.metrics();
+        assert!(!metrics.contains("weft_changes_applied_total{"), "{metrics}");
+    });
+}

@@ -15,6 +15,10 @@ use crate::{
 pub fn detach(state_directory: &Path, pin_directory: &Path, id: &AttachmentId, _lock: &Lock) -> Vec<Failure> {
     let mut failures = Vec::new();
     let addresses = Addresses::new(state_directory);
+    // Of whichever call was killed while it allocated: we have the lock.
+    if let Err(error) = addresses.remove_unfinished() {
+        failures.push(error.into());
+    }
     let owned = addresses.owned_by(id).unwrap_or_else(|error| {
         failures.push(error.into());
         Vec::new()

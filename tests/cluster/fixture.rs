@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use weft_tests::cluster::{Cluster, Options, OwnedCluster};
@@ -68,7 +68,7 @@ pub(crate) fn start(network: Network, family: Family) -> Result<OwnedCluster> {
         ensure!(archive.exists(), "there is no image of weft: run `cargo xtask image`");
         archives.push(archive);
     }
-    let progress = Arc::new(|text: &str| eprintln!("cluster: {text}"));
+    let progress = Box::new(|text: &str| eprintln!("cluster: {text}"));
     let cluster = OwnedCluster::start(Options { id: None, nodes: 2, family, images: archives, progress })?;
     let ready = install(network, &cluster).and_then(|()| {
         cluster.wait_for_nodes()?;

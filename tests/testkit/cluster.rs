@@ -38,7 +38,7 @@ pub struct Options {
     /// Archives of images that the nodes get besides those of the test bed.
     pub images: Vec<PathBuf>,
     /// Is told what is being done.
-    pub progress: Arc<dyn Fn(&str) + Send + Sync>,
+    pub progress: Box<dyn Fn(&str)>,
 }
 
 /// What others than the owner need to know of a cluster.

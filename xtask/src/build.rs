@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use weft_tests::command::output;
 
-use crate::progress::Progress;
+use crate::progress::{Detail, Progress};
 use crate::tree;
 
 /// The programs and the packages that they come from have the same names.
@@ -22,7 +22,7 @@ pub(crate) fn programs(progress: &mut Progress) -> Result<PathBuf> {
         }
         // Static, so that the image needs no file system and the plugin runs on whatever the node's host is.
         build.env("RUSTFLAGS", "-C target-feature=+crt-static");
-        detail.run("build", &mut build, |line| Some(line.trim().to_owned()))
+        detail.run("build", &mut build, Detail::say)
     })?;
     Ok(target_folder()?.join(host).join("release"))
 }

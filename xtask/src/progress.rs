@@ -1,5 +1,6 @@
 //! What a person sees while the commands work: a bar in a terminal, plain lines elsewhere.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::process::{Command, Stdio};
@@ -51,28 +52,52 @@ impl Progress {
 #[derive(Debug, Clone)]
 pub(crate) struct Detail {
     bar: Option<ProgressBar>,
+    printed: Cell<u64>,
 }
 
 impl Detail {
     fn start(name: &str) -> Self {
         if !std::io::stderr().is_terminal() {
             eprintln!("... {name}");
-            return Self { bar: None };
+            return Self { bar: None, printed: Cell::new(0) };
         }
         let bar = ProgressBar::new_spinner();
-        // The template is a constant that the style's own tests would refuse, never input.
-        if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {prefix} {elapsed:.dim} {wide_msg:.dim}") {
-            bar.set_style(style);
-        }
+        set_style(&bar, "{spinner:.cyan} {prefix} {elapsed:.dim} {wide_msg:.dim}");
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar: Some(bar) }
+        Self { bar: Some(bar), printed: Cell::new(0) }
     }
 
     /// Says what is being done right now.
     pub(crate) fn say(&self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(text.to_owned());
+        }
+    }
+
+    /// Says how much is done, of about how much.
+    pub(crate) fn count(&self, done: u64, total: u64, text: &str) {
+        // The total is an estimate: what goes beyond it is not finished yet either.
+        let done = done.min(total.saturating_sub(1));
+        match &self.bar {
+            Some(bar) => {
+                if bar.length() != Some(total) {
+                    bar.set_length(total);
+                    set_style(
+                        bar,
+                        "{spinner:.cyan} {prefix} {elapsed:.dim} [{bar:30.cyan}] {percent:>3} % {wide_msg:.dim}",
+                    );
+                }
+                bar.set_position(done);
+                bar.set_message(text.to_owned());
+            }
+            None => {
+                let percent = (done * 100).checked_div(total).unwrap_or(0);
+                if percent >= self.printed.get() + 10 {
+                    eprintln!("    {percent} % {text}");
+                    self.printed.set(percent);
+                }
+            }
         }
     }
 
@@ -85,12 +110,7 @@ impl Detail {
     }
 
     /// Runs a long command. What it writes goes to a log in the cache; `line` may make a message of each line.
-    pub(crate) fn run(
-        &self,
-        log: &str,
-        command: &mut Command,
-        mut line: impl FnMut(&str) -> Option<String>,
-    ) -> Result<()> {
+    pub(crate) fn run(&self, log: &str, command: &mut Command, mut line: impl FnMut(&Self, &str)) -> Result<()> {
         let folder = cache::folder().join("log");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join(format!("{log}.log"));
@@ -103,9 +123,7 @@ impl Detail {
         for text in BufReader::new(stderr).split(b'\n') {
             let text = String::from_utf8_lossy(&text?).into_owned();
             writeln!(file, "{text}").context("cannot write a log")?;
-            if let Some(message) = line(&text) {
-                self.say(&message);
-            }
+            line(self, text.trim());
             if last.len() == SHOWN_LINES {
                 last.remove(0);
             }
@@ -116,5 +134,12 @@ impl Detail {
             return Ok(());
         }
         bail!("`{words}`: {status}\n{}\n(all of it: {})", last.join("\n"), path.display())
+    }
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    // A template is a constant of ours; one with a fault only looks worse.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }

@@ -3,7 +3,6 @@
 mod show;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
@@ -69,7 +68,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
                 nodes: arguments.nodes,
                 family: arguments.family,
                 images: vec![image],
-                progress: Arc::new(move |text| detail.say(text)),
+                progress: Box::new(move |text| detail.say(text)),
             })
         })?;
     match install_and_show(&mut progress, &cluster) {

@@ -11,8 +11,8 @@ use weft_tests::plan;
 
 use crate::progress::Progress;
 
-/// The agent's DaemonSet.
-const AGENT: &str = "daemonset/weft-agent";
+/// Where the agent and its DaemonSet live.
+const SYSTEM: &str = "kube-system";
 
 /// Everything that is seen of the cluster.
 pub(crate) fn everything(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
@@ -31,14 +31,16 @@ pub(crate) fn everything(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
             request(cluster, from, "a host in the world, which sees", interface.address, "clientip")?;
         }
     }
-    if let Some(node) = cluster.nodes().first() {
-        title(&format!("Routes of {}", node.name()));
-        for family in cluster.family().choose("-4", "-6") {
-            print!("{}", routes(&node.run(["ip", family, "route", "show"])?));
-        }
+    let node = cluster.nodes().first().context("a cluster has nodes")?;
+    title(&format!("Routes of {}", node.name()));
+    for family in cluster.family().choose("-4", "-6") {
+        print!("{}", routes(&node.run(["ip", family, "route", "show"])?));
     }
-    title("weft status");
-    print!("{}", cluster.kubectl(["exec", "--namespace=kube-system", AGENT, "--", "/weft", "status"])?);
+    title(&format!("weft status on {}", node.name()));
+    let agents = cluster.wait_for_pods(SYSTEM, "app=weft-agent", cluster.nodes().len())?;
+    let agent = agents.iter().find(|agent| agent["spec"]["nodeName"] == node.name());
+    let agent = agent.and_then(|agent| agent["metadata"]["name"].as_str()).context("every node has an agent")?;
+    print!("{}", cluster.kubectl(["exec", "--namespace", SYSTEM, agent, "--", "/weft", "status"])?);
     Ok(())
 }
 
@@ -72,7 +74,7 @@ pub(crate) fn how_to_go_on(progress: &Progress) {
     println!("{:>7.1} s  all of it", progress.elapsed().as_secs_f64());
     title("The cluster stays up. Look around:");
     println!("cargo xtask kubectl get pods -A -o wide");
-    println!("cargo xtask kubectl exec -n kube-system {AGENT} -- /weft nodes");
+    println!("cargo xtask kubectl exec -n {SYSTEM} daemonset/weft-agent -- /weft nodes");
     println!("cargo xtask node 1 -- ip route");
     println!("cargo xtask node 1                      a shell on a node");
     println!("cargo xtask logs                        the logs of everything, by name");

@@ -12,7 +12,7 @@ use crate::progress::Progress;
 use crate::tree;
 
 /// Go packages that the build compiles, for the progress.
-const PACKAGES: u64 = 2600;
+const PACKAGES: u64 = 2758;
 
 /// Builds the tools unless they are there.
 pub(crate) fn bring(progress: &mut Progress) -> Result<()> {
@@ -42,9 +42,9 @@ pub(crate) fn bring(progress: &mut Progress) -> Result<()> {
         build.current_dir(&module).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly");
         let mut compiled = 0;
         detail.say("downloading modules");
-        detail.run("kubernetes", &mut build, |line| {
+        detail.run("kubernetes", &mut build, |detail, line| {
             compiled += 1;
-            Some(format!("{:>3} % {line}", (compiled * 100 / PACKAGES).min(99)))
+            detail.count(compiled, PACKAGES, line);
         })?;
         output(Command::new(unfinished.join("kubectl")).args(["version", "--client"]))
             .context("the new kubectl does not run")?;

@@ -14,7 +14,7 @@ const VERSION: &str = "0.13.0";
 /// Where Debian's LLVM lies.
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 /// Crates that its build compiles, for the progress.
-const CRATES: u64 = 75;
+const CRATES: u64 = 67;
 
 /// Its folder in the cache.
 pub(super) fn folder_name() -> String {
@@ -42,10 +42,11 @@ pub(crate) fn bring(progress: &mut Progress) -> Result<()> {
             build.args(["--no-default-features", "--features", "llvm-22"]).env("LLVM_PREFIX", DEBIAN_LLVM);
         }
         let mut compiled = 0;
-        detail.run("bpf-linker", &mut build, |line| {
-            let crate_name = line.trim().strip_prefix("Compiling ")?;
-            compiled += 1;
-            Some(format!("{:>3} % {crate_name}", (compiled * 100 / CRATES).min(99)))
+        detail.run("bpf-linker", &mut build, |detail, line| {
+            if let Some(name) = line.strip_prefix("Compiling ") {
+                compiled += 1;
+                detail.count(compiled, CRATES, name);
+            }
         })?;
         fs::rename(&unfinished, &folder).with_context(|| format!("cannot move bpf-linker to {}", folder.display()))?;
         // Only needed to resume a build that was cut off.

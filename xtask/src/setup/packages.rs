@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
 use super::{find, toolchain};
-use crate::progress::Progress;
+use crate::progress::{Detail, Progress};
 
 /// What nodes, clusters, images and tests are made of.
 const ALWAYS: [&str; 16] = [
@@ -51,10 +51,10 @@ pub(crate) fn bring(progress: &mut Progress) -> Result<()> {
     }
     let stage = format!("Debian packages: {}", missing.join(" "));
     progress.stage(&stage, |detail| {
-        detail.run("apt-update", apt()?.args(["update", "-q"]), |line| Some(line.to_owned()))?;
+        detail.run("apt-update", apt()?.args(["update", "-q"]), Detail::say)?;
         let mut install = apt()?;
         install.args(["install", "-q", "-y", "--no-install-recommends"]).args(&missing);
-        detail.run("apt-install", &mut install, |line| Some(line.to_owned()))
+        detail.run("apt-install", &mut install, Detail::say)
     })
 }
 

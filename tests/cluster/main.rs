@@ -14,9 +14,9 @@ mod pods;
 mod single_stack;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use fixture::{Fixture, Network};
@@ -32,19 +32,32 @@ fn main() -> ExitCode {
     // They share one cluster, and some of them take parts of it away.
     arguments.test_threads = Some(1);
     let network = Network::from_environment();
-    let cases = cases(network);
-    let fixture = if arguments.list { None } else { start(network) };
-    let mut trials: Vec<Trial> = cases.into_iter().map(|case| shared(case, fixture.clone())).collect();
+    let shared = Shared { network, fixture: Arc::new(OnceLock::new()) };
+    let mut trials: Vec<Trial> = cases(network).into_iter().map(|case| trial(case, shared.clone())).collect();
     trials.extend(single_stack::CASES.iter().map(|(name, case)| Trial::test(*name, move || outcome(case()))));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if conclusion.has_failed()
-        && let Some(fixture) = &fixture
+    if let Some(Ok(fixture)) = shared.fixture.get()
+        && conclusion.has_failed()
     {
         fixture.keep_logs();
     }
     // Here the cluster goes.
-    drop(fixture);
+    drop(shared);
     conclusion.exit_code()
+}
+
+/// The cluster that the cases share. The first one that needs it starts it.
+#[derive(Clone)]
+struct Shared {
+    network: Network,
+    fixture: Arc<OnceLock<Result<Fixture, String>>>,
+}
+
+impl Shared {
+    fn fixture(&self) -> Result<&Fixture> {
+        let started = self.fixture.get_or_init(|| Fixture::start(self.network).map_err(|error| format!("{error:#}")));
+        started.as_ref().map_err(|reason| anyhow!("the cluster did not start: {reason}"))
+    }
 }
 
 /// The cases in their order: those that change the cluster come last.
@@ -56,22 +69,8 @@ fn cases(network: Network) -> Vec<Case> {
     }
 }
 
-/// Without a cluster every case fails, and says why once.
-fn start(network: Network) -> Option<Arc<Fixture>> {
-    match Fixture::start(network) {
-        Ok(fixture) => Some(Arc::new(fixture)),
-        Err(error) => {
-            eprintln!("the cluster does not start: {error:#}");
-            None
-        }
-    }
-}
-
-fn shared((name, case): Case, fixture: Option<Arc<Fixture>>) -> Trial {
-    Trial::test(name, move || {
-        let fixture = fixture.ok_or_else(|| Failed::from("the cluster did not start"))?;
-        outcome(case(&fixture))
-    })
+fn trial((name, case): Case, shared: Shared) -> Trial {
+    Trial::test(name, move || outcome(shared.fixture().and_then(case)))
 }
 
 fn outcome(result: Result<()>) -> Result<(), Failed> {

@@ -7,8 +7,10 @@ use weft_tests::plan::Family;
 use crate::fixture::{Network, start};
 use crate::pods::each_way;
 
-/// Cases that start their own cluster.
-pub(crate) const CASES: &[(&str, fn() -> Result<()>)] =
+/// A case that starts its own cluster: its name as a sentence, and its code.
+type OwnCase = (&'static str, fn() -> Result<()>);
+
+pub(crate) const CASES: &[OwnCase] =
     &[("an_ipv6_cluster_works", ipv6), ("the_test_bed_works_with_debians_ptp_plugin", ptp)];
 
 fn ipv6() -> Result<()> {

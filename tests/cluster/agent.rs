@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use weft_tests::cluster::Cluster;
 use weft_tests::wait;
@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     ("every_agent_says_that_it_is_healthy", healthy),
     ("a_deleted_pod_leaves_no_device_behind", no_device_left),
     ("killed_agents_lose_no_packet_and_change_no_route", killed),
+    ("replaced_agents_lose_no_packet_and_change_no_route", replaced),
 ];
 
 const LABEL: &str = "app=weft-agent";
@@ -68,30 +69,56 @@ fn restarts(agents: &[Value]) -> u64 {
     agents.iter().filter_map(|agent| agent["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum()
 }
 
+/// The agents' processes are killed on every node; kubelet starts them again.
 fn killed(fixture: &Fixture) -> Result<()> {
+    undisturbed(fixture, |cluster| {
+        let earlier = restarts(&agents(cluster)?);
+        for node in cluster.nodes() {
+            node.run(["pkill", "--signal", "KILL", "--exact", "weft-agent"])?;
+        }
+        wait::until(LIMIT, "kubelet to restart the agents", || {
+            let now = restarts(&agents(cluster)?);
+            ensure!(now >= earlier + cluster.nodes().len() as u64, "{} restarts", now - earlier);
+            Ok(())
+        })
+    })
+}
+
+/// The agents' Pods are replaced one after the other, as in an upgrade.
+fn replaced(fixture: &Fixture) -> Result<()> {
+    undisturbed(fixture, |cluster| {
+        cluster.kubectl(["rollout", "restart", "--namespace", SYSTEM, "daemonset/weft-agent"])?;
+        let status = ["rollout", "status", "--namespace", SYSTEM, "daemonset/weft-agent", "--timeout=90s"];
+        cluster.kubectl(status).map(drop)
+    })
+}
+
+/// Lets Pods ping each other across nodes while something is done to the agents: no packet is lost, and nothing that operators
+/// see of the nodes' network is another afterwards.
+fn undisturbed(fixture: &Fixture, disturb: impl Fn(&Cluster) -> Result<()>) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let [from, to, ..] = pods.as_slice() else { anyhow::bail!("there are two Pods") };
+    let [from, to, ..] = pods.as_slice() else { bail!("there are two Pods") };
     let before = picture(&cluster)?;
-    let earlier = restarts(&agents(&cluster)?);
     let mut pings = Vec::new();
     for address in &to.addresses {
         let mut command = cluster.kubectl_command(["exec", &from.name, "--"])?;
-        command.args(["ping", "-q", "-i", "0.02", "-w", "12", &address.to_string()]);
+        command.args(["ping", "-q", "-i", "0.02", "-w", "180", &address.to_string()]);
         pings.push(command.stdout(Stdio::piped()).spawn().context("cannot start a ping")?);
     }
-    for node in cluster.nodes() {
-        node.run(["pkill", "--signal", "KILL", "--exact", "weft-agent"])?;
-    }
-    wait::until(LIMIT, "kubelet to restart the agents", || {
-        let now = restarts(&agents(&cluster)?);
-        ensure!(now >= earlier + cluster.nodes().len() as u64, "{} restarts", now - earlier);
+    let running = wait::until(LIMIT, "the pings to run", || {
+        let text = cluster.exec(&from.name, ["sh", "-c", "pidof ping | wc -w"])?;
+        ensure!(text.trim() == pings.len().to_string(), "{} run", text.trim());
         Ok(())
-    })?;
+    });
+    let disturbed = running.and_then(|()| disturb(&cluster));
+    // Their closing lines come when they are interrupted.
+    cluster.exec(&from.name, ["sh", "-c", "kill -INT $(pidof ping)"])?;
     for ping in pings {
         let answer = ping.wait_with_output().context("cannot wait for a ping")?;
         let text = String::from_utf8_lossy(&answer.stdout).into_owned();
         ensure!(text.contains(" 0% packet loss"), "packets were lost:\n{text}");
     }
+    disturbed?;
     let after = picture(&cluster)?;
     ensure!(before == after, "the network of a node changed:\n{}\nis now\n{}", before.join("\n"), after.join("\n"));
     Ok(())

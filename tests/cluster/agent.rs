@@ -14,6 +14,7 @@ use crate::kubelet::{delete_pod, run_pod};
 
 pub(crate) const CASES: &[Case] = &[
     ("every_agent_says_that_it_is_healthy", healthy),
+    ("every_agent_and_ip_route_agree_on_the_routes", routes_agree),
     ("a_deleted_pod_leaves_no_device_behind", no_device_left),
     ("killed_agents_lose_no_packet_and_change_no_route", killed),
     ("replaced_agents_lose_no_packet_and_change_no_route", replaced),
@@ -28,13 +29,42 @@ fn agents(cluster: &Cluster) -> Result<Vec<Value>> {
     cluster.wait_for_pods(SYSTEM, LABEL, cluster.nodes().len())
 }
 
+/// Runs the operators' command in an agent's container.
+fn weft(cluster: &Cluster, agent: &Value, question: &str) -> Result<Value> {
+    let name = agent["metadata"]["name"].as_str().context("a Pod has a name")?;
+    let text = cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", question, "--output=json"])?;
+    serde_json::from_str(&text).with_context(|| format!("`weft {question}` wrote no JSON"))
+}
+
 fn healthy(fixture: &Fixture) -> Result<()> {
     let cluster = fixture.cluster()?;
     for agent in agents(&cluster)? {
-        let name = agent["metadata"]["name"].as_str().context("a Pod has a name")?;
-        cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", "status"])?;
-        cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", "nodes"])?;
-        cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", "routes"])?;
+        let status = weft(&cluster, &agent, "status")?;
+        ensure!(status["healthy"] == true, "not healthy: {status}");
+        let nodes = weft(&cluster, &agent, "nodes")?;
+        let nodes = nodes["nodes"].as_array().context("there is a list of nodes")?;
+        ensure!(nodes.len() == cluster.nodes().len(), "{} nodes are known", nodes.len());
+        ensure!(nodes.iter().all(|node| node["inSync"] == true), "not in sync: {nodes:?}");
+    }
+    Ok(())
+}
+
+/// What `weft routes` says the kernel has, against what `ip route` says.
+fn routes_agree(fixture: &Fixture) -> Result<()> {
+    let cluster = fixture.cluster()?;
+    for agent in agents(&cluster)? {
+        let node = cluster.node(agent["spec"]["nodeName"].as_str().context("an agent has a node")?)?;
+        let kernel = node.run(["ip", "-4", "route"])? + &node.run(["ip", "-6", "route"])?;
+        let report = weft(&cluster, &agent, "routes")?;
+        let routes = report["routes"].as_array().context("there is a list of routes")?;
+        // One a podCIDR of every node, its own ones included.
+        ensure!(routes.len() == 2 * cluster.nodes().len(), "{} routes are known", routes.len());
+        for route in routes {
+            let destination = route["destination"].as_str().context("a route has a destination")?;
+            ensure!(route["state"] == "ok", "{} has a difference: {route}", node.name());
+            let is_there = kernel.split_whitespace().any(|word| word == destination);
+            ensure!(is_there, "`ip route` of {} does not show {destination}:\n{kernel}", node.name());
+        }
     }
     Ok(())
 }

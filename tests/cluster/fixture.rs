@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use weft_tests::cluster::{Cluster, Options, OwnedCluster};
+use weft_tests::cluster::Cluster;
 use weft_tests::echo::{self, Pod};
+use weft_tests::owned_cluster::{Options, OwnedCluster};
 use weft_tests::plan::Family;
-use weft_tests::{cache, images, logs, network};
+use weft_tests::{images, network};
 
 /// Whose Pod network it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +51,11 @@ impl Fixture {
         echo::pods(&*self.cluster()?)
     }
 
+    /// Before a cluster goes with which a case failed.
     pub(crate) fn keep_logs(&self) {
-        let folder = cache::folder().join("log/cluster-test");
-        let saved = self.cluster().and_then(|cluster| logs::save(&cluster.logs()?, &folder));
-        match saved {
-            Ok(()) => eprintln!("the logs of the cluster are in {}", folder.display()),
-            Err(error) => eprintln!("the logs of the cluster could not be kept: {error:#}"),
+        match self.cluster() {
+            Ok(cluster) => eprintln!("{:#}", cluster.with_logs(anyhow!("a case failed"))),
+            Err(error) => eprintln!("{error:#}"),
         }
     }
 }
@@ -76,11 +76,7 @@ pub(crate) fn start(network: Network, family: Family) -> Result<OwnedCluster> {
     });
     match ready {
         Ok(_) => Ok(cluster),
-        Err(error) => {
-            let folder = cache::folder().join("log/cluster-test");
-            logs::save(&cluster.logs()?, &folder)?;
-            Err(error.context(format!("the logs of the cluster are in {}", folder.display())))
-        }
+        Err(error) => Err(cluster.with_logs(error)),
     }
 }
 

@@ -24,6 +24,7 @@ pub mod netns;
 pub mod network;
 pub mod node;
 mod node_init;
+pub mod owned_cluster;
 pub mod plan;
 mod process;
 pub mod reexec;

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
-use weft_tests::cluster::{Cluster, Options, OwnedCluster};
+use weft_tests::cluster::Cluster;
+use weft_tests::owned_cluster::{Options, OwnedCluster};
 use weft_tests::plan::Family;
-use weft_tests::{cache, echo, instance, logs};
+use weft_tests::{echo, instance};
 
 use crate::progress::Progress;
 use crate::{image, setup, tree};
@@ -71,9 +72,12 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
                 progress: Box::new(move |text| detail.say(text)),
             })
         })?;
-    match install_and_show(&mut progress, &cluster) {
-        Ok(()) => {}
-        Err(error) => return Err(keep_logs(&cluster, error)),
+    if let Err(error) = install_and_show(&mut progress, &cluster) {
+        // What kubectl says of it goes with the cluster; the error itself says what was waited for.
+        if let Ok(text) = cluster.kubectl(["get", "nodes,pods", "--all-namespaces", "--output=wide"]) {
+            eprintln!("{text}");
+        }
+        return Err(cluster.with_logs(error));
     }
     cluster.keep()?;
     show::how_to_go_on(&progress);
@@ -88,16 +92,4 @@ fn install_and_show(progress: &mut Progress, cluster: &Cluster) -> Result<()> {
     progress.stage("nodes Ready", |_| cluster.wait_for_nodes())?;
     let pods = progress.stage("Pods Ready", |_| echo::deploy(cluster))?;
     show::everything(cluster, &pods)
-}
-
-/// The cluster goes, its logs stay.
-fn keep_logs(cluster: &Cluster, error: anyhow::Error) -> anyhow::Error {
-    if let Ok(text) = cluster.kubectl(["get", "nodes,pods", "--all-namespaces", "--output=wide"]) {
-        eprintln!("{text}");
-    }
-    let folder = cache::folder().join("log/demo");
-    match cluster.logs().and_then(|found| logs::save(&found, &folder)) {
-        Ok(()) => error.context(format!("the demo failed; the logs of its cluster are in {}", folder.display())),
-        Err(_) => error,
-    }
 }

@@ -1,0 +1,223 @@
+//! A cluster and all that keeps it: control plane, nodes, and a host in the world beyond them.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::unistd::Uid;
+
+use crate::cluster::{CONTROL, Cluster, WORLD};
+use crate::control_plane::{self, Keys};
+use crate::instance::Instance;
+use crate::machine::Machine;
+use crate::netns::{Namespace, veth};
+use crate::plan::{self, Family, MOST_NODES};
+use crate::{cache, echo, images, logs, process, tools, wait};
+
+const BRIDGE: &str = "nodes";
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// What a cluster shall be.
+pub struct Options {
+    /// Its id, part of every name; without one it gets one of its own.
+    pub id: Option<String>,
+    /// How many nodes it starts with.
+    pub nodes: usize,
+    /// Its address families.
+    pub family: Family,
+    /// Archives of images that the nodes get besides those of the test bed.
+    pub images: Vec<PathBuf>,
+    /// Is told what is being done.
+    pub progress: Box<dyn Fn(&str)>,
+}
+
+/// A cluster and all that keeps it: dropping it takes it down.
+pub struct OwnedCluster {
+    cluster: Cluster,
+    instance: Arc<Instance>,
+    keys: Keys,
+    archives: Vec<PathBuf>,
+    control: Namespace,
+    world: Namespace,
+    machines: Vec<Machine>,
+    children: Vec<Child>,
+}
+
+impl OwnedCluster {
+    /// Starts a cluster. Its nodes have registered and have their podCIDRs, but no Pod network yet.
+    pub fn start(options: Options) -> Result<Self> {
+        ensure!(Uid::effective().is_root(), "clusters are made of namespaces, which needs root: use sudo");
+        ensure!((1..=MOST_NODES).contains(&options.nodes), "a cluster can have 1 to {MOST_NODES} nodes");
+        let progress = &options.progress;
+        let mut archives = images::archives()?;
+        archives.extend(options.images);
+        let instance = match &options.id {
+            Some(id) => Instance::create_named(id)?,
+            None => Instance::create()?,
+        };
+        let family = options.family;
+        progress("namespaces and keys");
+        let keys = Keys::create(instance.folder(), family)?;
+        let control = Namespace::in_instance(&instance, CONTROL)?;
+        let world = Namespace::in_instance(&instance, WORLD)?;
+        wire_control(&control, &world, family)?;
+        let cluster = Cluster::new(&instance, family)?;
+        let mut owned =
+            Self { cluster, instance, keys, archives, control, world, machines: Vec::new(), children: Vec::new() };
+        match owned.start_all(options.nodes, progress) {
+            Ok(()) => Ok(owned),
+            Err(error) => Err(owned.with_logs(error)),
+        }
+    }
+
+    fn start_all(&mut self, count: usize, progress: &dyn Fn(&str)) -> Result<()> {
+        self.serve_world()?;
+        progress("etcd, kube-apiserver, containerd on every node");
+        self.start_processes(count)?;
+        progress("kubelets register");
+        self.wait_for_ranges()
+    }
+
+    /// Keeps the logs in the cache, because the cluster will go, and says so in the error.
+    pub fn with_logs(&self, error: anyhow::Error) -> anyhow::Error {
+        let folder = cache::folder().join("log/cluster");
+        match self.logs().and_then(|found| logs::save(&found, &folder)) {
+            Ok(()) => error.context(format!("the logs of the cluster are in {}", folder.display())),
+            Err(failed) => error.context(format!("the logs of the cluster could not be kept: {failed:#}")),
+        }
+    }
+
+    /// The host in the world answers who asks.
+    fn serve_world(&mut self) -> Result<()> {
+        let agnhost = tools::path("agnhost")?;
+        let (port, udp) = (format!("--http-port={}", echo::PORT), format!("--udp-port={}", echo::UDP_PORT));
+        let words = [agnhost.as_os_str(), "netexec".as_ref(), port.as_ref(), udp.as_ref()];
+        let child = process::spawn(self.world.command(words), &self.folder().join("world"), "netexec")?;
+        self.children.push(child);
+        Ok(())
+    }
+
+    /// Control plane and nodes start at the same time; kubelets when both are there.
+    fn start_processes(&mut self, count: usize) -> Result<()> {
+        let (instance, control, family, keys) = (&*self.instance, &self.control, self.family(), &self.keys);
+        let (plane, machines) = thread::scope(|scope| {
+            let plane = scope.spawn(move || control_plane::start(instance, control, family, keys));
+            let this = &*self;
+            let starting: Vec<_> = (1..=count).map(|number| scope.spawn(move || this.start_machine(number))).collect();
+            let machines: Vec<_> = starting.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            (plane.join(), machines)
+        });
+        self.children.extend(plane.map_err(|_| anyhow!("the control plane's thread panicked"))??);
+        for machine in machines {
+            self.add_machine(machine.map_err(|_| anyhow!("a node's thread panicked"))??)?;
+        }
+        for machine in &mut self.machines {
+            machine.start_kubelet(family)?;
+        }
+        Ok(())
+    }
+
+    fn start_machine(&self, number: usize) -> Result<Machine> {
+        Machine::start(
+            &self.instance,
+            &self.control,
+            BRIDGE,
+            self.family(),
+            &self.keys.authority,
+            &self.archives,
+            number,
+        )
+    }
+
+    fn add_machine(&mut self, machine: Machine) -> Result<()> {
+        self.cluster.add(machine.node().clone())?;
+        self.machines.push(machine);
+        Ok(())
+    }
+
+    /// Adds the node with this number, which no node has, and waits until it has its podCIDRs.
+    pub fn add_node(&mut self, number: usize) -> Result<()> {
+        let mut machine = self.start_machine(number)?;
+        machine.start_kubelet(self.family())?;
+        self.add_machine(machine)?;
+        self.wait_for_ranges()
+    }
+
+    /// Ends a node as a power failure would, and deletes its object.
+    pub fn remove_node(&mut self, name: &str) -> Result<()> {
+        let position = self.machines.iter().position(|machine| machine.node().name() == name);
+        let machine = self.machines.remove(position.with_context(|| format!("there is no node {name}"))?);
+        self.cluster.forget(name)?;
+        machine.end()?;
+        self.kubectl(["delete", "node", name])?;
+        // Its kubelet cannot say that its Pods have ended.
+        let on_node = format!("--field-selector=spec.nodeName={name}");
+        self.kubectl(["delete", "pods", "--all-namespaces", &on_node, "--force", "--grace-period=0"]).map(drop)
+    }
+
+    fn wait_for_ranges(&self) -> Result<()> {
+        wait::until(LIMIT, "the nodes to register and get their podCIDRs", || {
+            let nodes = self.get(["nodes"])?;
+            let ranged =
+                nodes["items"].as_array().into_iter().flatten().filter(|node| node["spec"]["podCIDRs"].is_array());
+            let count = ranged.count();
+            ensure!(count == self.nodes().len(), "{count} of {} nodes have podCIDRs", self.nodes().len());
+            Ok(())
+        })
+    }
+
+    /// Lets the cluster live on without an owner.
+    pub fn keep(self) -> Result<()> {
+        self.instance.keep()?;
+        // Everything that would take it down is a destructor.
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Deref for OwnedCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Drop for OwnedCluster {
+    fn drop(&mut self) {
+        // All at once, before the namespaces would go one by one.
+        self.instance.end();
+        for child in &mut self.children {
+            // They were killed; this only collects them.
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A bridge for the nodes, a link to the world, and forwarding between the two.
+fn wire_control(control: &Namespace, world: &Namespace, family: Family) -> Result<()> {
+    control.run(["ip", "link", "add", BRIDGE, "type", "bridge"])?;
+    control.run(["ip", "link", "set", BRIDGE, "up"])?;
+    for interface in plan::control(family) {
+        control.add_address(BRIDGE, &interface.to_string())?;
+    }
+    veth((control, "world"), (world, "eth0"))?;
+    for interface in plan::world_gateway(family) {
+        control.add_address("world", &interface.to_string())?;
+        let forwarding =
+            if interface.address.is_ipv4() { "ipv4/conf/all/forwarding" } else { "ipv6/conf/all/forwarding" };
+        control.set_sysctl(forwarding, "1")?;
+    }
+    for interface in plan::world(family) {
+        world.add_address("eth0", &interface.to_string())?;
+    }
+    // The world knows the nodes' network, and nothing of pods.
+    for (network, gateway) in plan::control(family).iter().zip(plan::world_gateway(family)) {
+        world.run(["ip", "route", "add", &network.network(), "via", &gateway.address.to_string()])?;
+    }
+    Ok(())
+}

@@ -176,3 +176,39 @@ fn open_lock(folder: &Path) -> Result<File> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{command, output};
+    use crate::netns::{FOLDER, View};
+
+    #[test]
+    fn what_a_dead_owner_left_goes_with_the_next_start() {
+        let dead = format!("dead{}", process::id());
+        let namespace = format!("{}left", leftovers::prefix(&dead));
+        output(&mut command(["ip", "netns", "add", &namespace])).unwrap();
+        let mut sleeper = View::open(&namespace).unwrap().command(["sleep", "1000"]).spawn().unwrap();
+        // The folder comes last, because from now on any other test may remove all of it.
+        let folder = cache::run_folder().join(&dead);
+        fs::create_dir_all(&folder).unwrap();
+        drop(Instance::create().unwrap());
+        assert!(!sleeper.wait().unwrap().success());
+        assert!(!folder.exists());
+        assert!(!Path::new(FOLDER).join(namespace).exists());
+    }
+
+    #[test]
+    fn a_kept_instance_outlives_its_owner_until_it_is_removed() {
+        let instance = Instance::create().unwrap();
+        let (id, folder) = (instance.id().to_owned(), instance.folder().to_owned());
+        assert!(remove(&id).is_err(), "its owner lives");
+        instance.keep().unwrap();
+        drop(instance);
+        drop(Instance::create().unwrap());
+        assert!(folder.exists() && is_kept(&id));
+        assert!(remove(&id).unwrap());
+        assert!(!folder.exists() && !exists(&id));
+        assert!(!remove(&id).unwrap(), "there is nothing left to remove");
+    }
+}

@@ -1,6 +1,7 @@
 //! Commands that are run to their end: the output, or an error that says what was run and what it answered.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -29,9 +30,10 @@ pub fn output(command: &mut Command) -> Result<String> {
     bail!("`{line}`: {}\n{}{text}", done.status, String::from_utf8_lossy(&done.stderr))
 }
 
-/// The words of a command as a person would type them.
+/// The words of a command as a person would type them: a program by its name, wherever it lies.
 pub fn describe(command: &Command) -> String {
-    let mut line = command.get_program().to_string_lossy().into_owned();
+    let program = Path::new(command.get_program());
+    let mut line = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     for argument in command.get_args() {
         line.push(' ');
         line.push_str(&argument.to_string_lossy());

@@ -1,9 +1,9 @@
 //! The licences of everything that is linked into the image, collected from the sources that cargo built.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -24,37 +24,59 @@ pub(crate) fn add(files: &mut Files) -> Result<()> {
     let text = output(&mut tree::cargo(["metadata", "--format-version", "1", "--locked", "--filter-platform", &host]))?;
     let metadata: Value = serde_json::from_str(&text).context("cargo metadata wrote no JSON")?;
     let linked = linked(&metadata)?;
-    let mut index =
-        String::from("What is linked into weft's programs, under which licence, and where the texts are.\n\n");
-    let mut texts: BTreeMap<String, String> = BTreeMap::new();
+    let mut collection = Collection::default();
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut lines = BTreeSet::new();
     for package in packages.iter().filter(|package| package["id"].as_str().is_some_and(|id| linked.contains(id))) {
         let field = |name: &str| package[name].as_str().unwrap_or_default();
         let folder = Path::new(field("manifest_path")).parent().map(Path::to_owned).unwrap_or_default();
         // Packages of the workspace have theirs at the top of the tree.
-        let folder = if package["source"].is_null() { tree::top() } else { folder };
-        let mut names = Vec::new();
-        for path in license_files(&folder)? {
-            let text =
-                String::from_utf8_lossy(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)
-                    .into_owned();
-            let hash = Sha256::digest(text.trim()).iter().take(6).fold(String::new(), |mut hash, byte| {
-                // Writing to a string cannot fail.
-                let _ = write!(hash, "{byte:02x}");
-                hash
-            });
-            names.push(format!("{hash}.txt"));
-            texts.insert(hash, text);
+        let mut texts = license_files(&if package["source"].is_null() { tree::top() } else { folder })?;
+        if texts.is_empty() && field("license").contains("Apache-2.0") {
+            // The Apache License is one text, ours too. Some packages leave it out.
+            texts = license_files(&tree::top())?;
         }
-        lines.insert(format!("{} {}: {}: {}\n", field("name"), field("version"), field("license"), names.join(" ")));
+        collection.add(&format!("{} {}", field("name"), field("version")), field("license"), &texts)?;
     }
-    index.extend(lines);
-    files.file("/licenses/index.txt", 0o644, index);
-    for (hash, text) in texts {
-        files.file(&format!("/licenses/{hash}.txt"), 0o644, text);
-    }
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(tree::top()))?;
+    let of_rust = Path::new(sysroot.trim()).join("share/doc/rust");
+    let present = |path: PathBuf| if path.exists() { vec![path] } else { Vec::new() };
+    collection.add("Rust's standard library", "MIT OR Apache-2.0", &present(of_rust.join("COPYRIGHT-library.html")))?;
+    collection.add("GNU C Library", "LGPL-2.1-or-later", &present("/usr/share/doc/libc6-dev/copyright".into()))?;
+    collection.write(files);
     Ok(())
+}
+
+/// Texts by their hash, and lines that say what they are for.
+#[derive(Default)]
+struct Collection {
+    texts: BTreeMap<String, String>,
+    lines: BTreeSet<String>,
+}
+
+impl Collection {
+    fn add(&mut self, what: &str, license: &str, paths: &[PathBuf]) -> Result<()> {
+        let mut names = Vec::new();
+        for path in paths {
+            let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let hash: String = Sha256::digest(text.trim()).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+            let ending = if path.extension().is_some_and(|ending| ending == "html") { "html" } else { "txt" };
+            let name = format!("{hash}.{ending}");
+            names.push(name.clone());
+            self.texts.insert(name, text);
+        }
+        self.lines.insert(format!("{what}: {license}: {}\n", names.join(" ")));
+        Ok(())
+    }
+
+    fn write(self, files: &mut Files) {
+        let head = "What is linked into weft's programs, under which licence, and where the texts are.\n\n";
+        let index: String = std::iter::once(head.to_owned()).chain(self.lines).collect();
+        files.file("/licenses/index.txt", 0o644, index);
+        for (name, text) in self.texts {
+            files.file(&format!("/licenses/{name}"), 0o644, text);
+        }
+    }
 }
 
 /// Ids of all packages that the roots link in: their normal dependencies, all the way.

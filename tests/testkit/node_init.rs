@@ -21,6 +21,16 @@ use crate::cgroup::{self, Hierarchy};
 /// Folders of the host that a node sees through a layer of its own: it may write there, the host does not notice.
 const LAYERED: [&str; 3] = ["/etc", "/opt", "/var"];
 
+/// Settings of the whole machine that kubelet insists on. A node has files of its own in their places, and the machine keeps its own.
+const MACHINE_SETTINGS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
+
 /// Arguments: the node's name, its folder. Prints the pid of the node's pid 1, as the host sees it, when the node is ready.
 pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let name = arguments.next().context("a node needs a name")?;
@@ -91,6 +101,7 @@ fn mount_all(folder: &Path) -> Result<()> {
     bind(&create(folder, "containerd")?, containerd)?;
     let hierarchies = cgroup::hierarchies()?;
     fresh("proc", "/proc", "")?;
+    hide_machine_settings(folder)?;
     fresh("sysfs", "/sys", "")?;
     fresh("bpf", "/sys/fs/bpf", "")?;
     fresh("tmpfs", "/run", "mode=755")?;
@@ -99,6 +110,18 @@ fn mount_all(folder: &Path) -> Result<()> {
     }
     mount_cgroups(&hierarchies)?;
     propagate(MsFlags::MS_SHARED)
+}
+
+fn hide_machine_settings(folder: &Path) -> Result<()> {
+    for name in MACHINE_SETTINGS {
+        let setting = Path::new("/proc/sys").join(name);
+        // Which of them exist depends on how the kernel was built.
+        let Ok(value) = fs::read_to_string(&setting) else { continue };
+        let file = create(folder, "settings")?.join(name.replace('/', "."));
+        fs::write(&file, value).with_context(|| format!("cannot write {}", file.display()))?;
+        bind(&file, &setting)?;
+    }
+    Ok(())
 }
 
 /// The same hierarchies as on the host, each from the node's own group downwards.

@@ -136,6 +136,7 @@ fn disturbances(notifications: Notifications) -> impl Stream<Item = ()> {
 fn installer(config: &Config) -> Installer {
     Installer::new(Places {
         plugin_binary: config.plugin_binary.clone(),
+        command_binary: config.command_binary.clone(),
         bin_directory: config.cni_bin_directory.clone(),
         conf_directory: config.cni_conf_directory.clone(),
         state_directory: config.state_directory.clone(),

@@ -92,6 +92,9 @@ pub struct Config {
     /// The plugin's binary that is installed on the node.
     #[arg(long, env = "PLUGIN_BINARY", default_value = "/weft-cni")]
     pub plugin_binary: PathBuf,
+    /// The operators' command that is installed beside the plugin.
+    #[arg(long, env = "COMMAND_BINARY", default_value = "/weft")]
+    pub command_binary: PathBuf,
     /// Where the runtime looks for CNI plugins.
     #[arg(long, env = "CNI_BIN_DIRECTORY", default_value = "/opt/cni/bin")]
     pub cni_bin_directory: PathBuf,

@@ -1,6 +1,7 @@
-//! What pods need on the node besides the kernel's state, in this order: node facts, plugin, `loopback`, CNI configuration. Each is
-//! written beside its place and renamed, and only when it differs; the configuration comes last, because from then on pods start.
+//! What pods and operators need on the node besides the kernel's state, in this order: node facts, plugin, `loopback`, the `weft`
+//! command, CNI configuration. Each is written beside its place and renamed, and only when it differs; the configuration comes last, because from then on pods start.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -18,6 +19,8 @@ use crate::model::problem::Problem;
 const PLUGIN: &str = "weft-cni";
 /// The plugin of the specification that runtimes call for `lo`.
 const LOOPBACK: &str = "loopback";
+/// The operators' command: it asks the agent's socket on the node, also when no API server can be asked to run it in the pod.
+const COMMAND: &str = "weft";
 /// The configuration's file name. The first one in the order of names counts.
 const CONFLIST: &str = "10-weft.conflist";
 /// Endings that libcni reads; ours while it is written is none of them.
@@ -28,6 +31,8 @@ const READ_BY_RUNTIMES: [&str; 3] = ["conf", "conflist", "json"];
 pub struct Places {
     /// The plugin in the agent's image.
     pub plugin_binary: PathBuf,
+    /// The operators' command in the agent's image.
+    pub command_binary: PathBuf,
     /// Where the runtime looks for plugins.
     pub bin_directory: PathBuf,
     /// Where the runtime looks for configurations.
@@ -42,8 +47,8 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Installer {
     places: Places,
-    /// The installed plugin that was compared with the image's, so that megabytes are not read every half minute.
-    compared: Option<FileIdentity>,
+    /// Installed programs that were compared with the image's, so that megabytes are not read every half minute.
+    compared: BTreeMap<PathBuf, FileIdentity>,
 }
 
 /// Changes whenever a file's content does.
@@ -61,7 +66,7 @@ pub struct InstallError {
 impl Installer {
     /// Nothing is done yet.
     pub fn new(places: Places) -> Self {
-        Self { places, compared: None }
+        Self { places, compared: BTreeMap::new() }
     }
 
     /// Brings everything into place. What is in the way is returned, and stops what comes after it.
@@ -78,7 +83,7 @@ impl Installer {
 
     fn install(&mut self, facts: &NodeFacts) -> Result<(), InstallError> {
         self.write_facts(facts)?;
-        self.install_plugin()?;
+        self.install_programs()?;
         let conflist = self.places.conf_directory.join(CONFLIST);
         replace(&conflist, self.conflist().as_bytes(), 0o644)
     }
@@ -95,18 +100,23 @@ impl Installer {
         Ok(())
     }
 
-    fn install_plugin(&mut self) -> Result<(), InstallError> {
-        let source = &self.places.plugin_binary;
-        let plugin = self.places.bin_directory.join(PLUGIN);
-        let loopback = self.places.bin_directory.join(LOOPBACK);
-        if self.compared.is_none() || self.compared != identity(&plugin) || !loopback.exists() {
+    fn install_programs(&mut self) -> Result<(), InstallError> {
+        let Places { plugin_binary, command_binary, bin_directory, .. } = self.places.clone();
+        self.install_program(&plugin_binary, bin_directory.join(PLUGIN))?;
+        let loopback = bin_directory.join(LOOPBACK);
+        // Another project's loopback stays: it does the same.
+        if !loopback.exists() {
+            self.install_program(&plugin_binary, loopback)?;
+        }
+        self.install_program(&command_binary, bin_directory.join(COMMAND))
+    }
+
+    fn install_program(&mut self, source: &Path, target: PathBuf) -> Result<(), InstallError> {
+        let compared = self.compared.get(&target);
+        if compared.is_none() || compared != identity(&target).as_ref() {
             let content = fs::read(source).map_err(failed("read", source))?;
-            replace(&plugin, &content, 0o755)?;
-            // Another project's loopback stays: it does the same.
-            if !loopback.exists() {
-                replace(&loopback, &content, 0o755)?;
-            }
-            self.compared = identity(&plugin);
+            replace(&target, &content, 0o755)?;
+            self.compared.extend(identity(&target).map(|found| (target, found)));
         }
         Ok(())
     }
@@ -214,6 +224,7 @@ mod tests {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             fs::write(root.path().join("weft-cni"), "plugin 1").unwrap();
+            fs::write(root.path().join("weft"), "command 1").unwrap();
             Self(root)
         }
 
@@ -228,6 +239,7 @@ mod tests {
         fn installer(&self) -> Installer {
             Installer::new(Places {
                 plugin_binary: self.path("weft-cni"),
+                command_binary: self.path("weft"),
                 bin_directory: self.path("bin"),
                 conf_directory: self.path("net.d"),
                 state_directory: STATE_DIRECTORY.into(),
@@ -256,7 +268,7 @@ mod tests {
     }
 
     fn identities(node: &Node) -> Vec<Option<FileIdentity>> {
-        ["run/node.json", "bin/weft-cni", "bin/loopback", "net.d/10-weft.conflist"]
+        ["run/node.json", "bin/weft-cni", "bin/loopback", "bin/weft", "net.d/10-weft.conflist"]
             .map(|name| identity(&node.path(name)))
             .into()
     }
@@ -267,6 +279,7 @@ mod tests {
         assert_eq!(node.installer().ensure(&facts()), []);
         assert_eq!(node.text("bin/weft-cni"), "plugin 1");
         assert_eq!(node.text("bin/loopback"), "plugin 1");
+        assert_eq!(node.text("bin/weft"), "command 1");
         assert_eq!(fs::metadata(node.path("bin/weft-cni")).unwrap().permissions().mode() & 0o777, 0o755);
         let read: NodeFacts = serde_json::from_str(&node.text("run/node.json")).unwrap();
         assert_eq!(read, facts());
@@ -328,6 +341,7 @@ mod tests {
     fn the_conflist_is_what_both_containerds_take() {
         let places = Places {
             plugin_binary: "/weft-cni".into(),
+            command_binary: "/weft".into(),
             bin_directory: "/opt/cni/bin".into(),
             conf_directory: "/etc/cni/net.d".into(),
             state_directory: STATE_DIRECTORY.into(),

@@ -159,6 +159,7 @@ impl AgentNode {
             format!("--state-directory={}", folder("run")),
             format!("--pin-directory={}", self.pins.display()),
             format!("--plugin-binary={}", binaries::weft_cni().unwrap().display()),
+            format!("--command-binary={}", binaries::weft().unwrap().display()),
             format!("--cni-bin-directory={}", folder("bin")),
             format!("--cni-conf-directory={}", folder("net.d")),
         ];

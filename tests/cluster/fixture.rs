@@ -9,7 +9,7 @@ use weft_tests::cluster::Cluster;
 use weft_tests::echo::{self, Pod};
 use weft_tests::owned_cluster::{Options, OwnedCluster};
 use weft_tests::plan::Family;
-use weft_tests::{images, network};
+use weft_tests::{network, weft_image};
 
 /// Whose Pod network it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Fixture {
 pub(crate) fn start(network: Network, family: Family) -> Result<OwnedCluster> {
     let mut archives = Vec::new();
     if network == Network::Weft {
-        let archive = images::weft_archive(&top());
+        let archive = weft_image::archive(&top())?;
         ensure!(archive.exists(), "there is no image of weft: run `cargo xtask image`");
         archives.push(archive);
     }

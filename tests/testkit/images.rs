@@ -25,13 +25,6 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Commands of the host that busybox has not, or not as well.
 const COMMANDS: [&str; 5] = ["/usr/bin/ping", "/usr/sbin/ip", "/usr/bin/ss", "/usr/bin/curl", "/usr/bin/iperf3"];
 
-/// Where `cargo xtask image` puts weft's image, for the source tree at `top`.
-pub fn weft_archive(top: &Path) -> PathBuf {
-    let hash: String =
-        Sha256::digest(top.as_os_str().as_encoded_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    cache::folder().join("images").join(format!("weft-{hash}.tar"))
-}
-
 /// Archives of these images, built when they are not in the cache.
 pub fn archives() -> Result<Vec<PathBuf>> {
     Ok(vec![pause()?, agnhost()?])

@@ -30,3 +30,4 @@ mod process;
 pub mod reexec;
 pub mod tools;
 pub mod wait;
+pub mod weft_image;

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use weft_tests::image::{Files, Image};
-use weft_tests::images::{self, WEFT};
+use weft_tests::images::WEFT;
+use weft_tests::weft_image;
 
 use crate::progress::Progress;
 use crate::{build, licenses, setup, tree};
@@ -19,14 +20,18 @@ pub(crate) fn command() -> Result<()> {
     Ok(())
 }
 
-/// Builds programs and image, and returns the archive.
+/// Builds programs and image, unless the very same sources were built before. Returns the archive.
 pub(crate) fn build(progress: &mut Progress) -> Result<PathBuf> {
+    let archive = weft_image::archive(&tree::top())?;
+    if archive.exists() {
+        progress.stage("image (built before from the same sources)", |_| Ok(()))?;
+        return Ok(archive);
+    }
     let programs = build::programs(progress)?;
-    let archive = images::weft_archive(&tree::top());
     progress.stage("image", |detail| {
         let digest = write(&programs, &archive)?;
         detail.say(&digest);
-        Ok(())
+        weft_image::remove_old()
     })?;
     Ok(archive)
 }

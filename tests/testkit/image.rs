@@ -126,7 +126,9 @@ impl Image<'_> {
         }
         let folder = archive.parent().context("an archive lies in a folder")?;
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let unfinished = archive.with_extension(format!("unfinished-{}", std::process::id()));
+        // Its name begins with no image's: who removes old images must not find it.
+        let name = archive.file_name().context("an archive has a name")?.to_string_lossy();
+        let unfinished = folder.join(format!(".unfinished-{}-{name}", std::process::id()));
         let file = File::create(&unfinished).with_context(|| format!("cannot create {}", unfinished.display()))?;
         let mut file = BufWriter::new(file);
         file.write_all(&layout.archive()?).and_then(|()| file.flush()).context("cannot write an image's archive")?;

@@ -20,6 +20,8 @@ pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 /// weft's own image, as the manifests name it.
 pub const WEFT: &str = concat!("weft.example/weft:", env!("CARGO_PKG_VERSION"));
 
+/// Archives of an image that stay in the cache.
+const KEPT: usize = 3;
 const BUSYBOX: &str = "/bin/busybox";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Commands of the host that busybox has not, or not as well.
@@ -77,7 +79,7 @@ fn libraries(programs: &[&str]) -> Result<BTreeSet<String>> {
     Ok(text.lines().filter_map(path).collect())
 }
 
-/// The archive of an image in the cache. Its name says from which files it was built; older ones are removed.
+/// The archive of an image in the cache. Its name says from which files it was built.
 fn cached(name: &str, sources: &[PathBuf], build: impl FnOnce(&Path) -> Result<String>) -> Result<PathBuf> {
     let mut hash = Sha256::new();
     // How images are put together is part of what they hold.
@@ -91,16 +93,10 @@ fn cached(name: &str, sources: &[PathBuf], build: impl FnOnce(&Path) -> Result<S
     let hash: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let folder = cache::folder().join("images");
     let archive = folder.join(format!("{name}-{hash}.tar"));
-    if archive.exists() {
+    if cache::use_again(&archive) {
         return Ok(archive);
     }
     build(&archive)?;
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?.flatten() {
-        let older = entry.file_name().to_string_lossy().starts_with(&format!("{name}-")) && entry.path() != archive;
-        if older {
-            // Another process may use or have removed it; what stays is only disk space.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
+    cache::keep_newest(&folder, &format!("{name}-"), KEPT)?;
     Ok(archive)
 }

@@ -49,19 +49,7 @@ pub fn archive(top: &Path) -> Result<PathBuf> {
 
 /// Removes all but the newest images.
 pub fn remove_old() -> Result<()> {
-    let folder = folder();
-    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut images: Vec<_> = entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("weft-"))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    images.sort();
-    for (_, path) in images.iter().rev().skip(KEPT) {
-        // Another process may have removed it; what stays is only disk space.
-        let _ = fs::remove_file(path);
-    }
-    Ok(())
+    cache::keep_newest(&folder(), "weft-", KEPT)
 }
 
 fn folder() -> PathBuf {

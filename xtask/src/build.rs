@@ -16,6 +16,7 @@ pub(crate) const PROGRAMS: [&str; 3] = ["weft-agent", "weft", "weft-cni"];
 pub(crate) fn programs(progress: &mut Progress) -> Result<PathBuf> {
     let host = host()?;
     progress.stage("weft-agent, weft and weft-cni (static release builds)", |detail| {
+        let _claim = tree::claim()?;
         let mut build = tree::cargo(["build", "--release", "--locked", "--target", &host]);
         for package in PROGRAMS {
             build.args(["--package", package]);

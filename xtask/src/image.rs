@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use weft_tests::image::{Files, Image};
 use weft_tests::images::WEFT;
-use weft_tests::weft_image;
+use weft_tests::{cache, weft_image};
 
 use crate::progress::Progress;
 use crate::{build, licenses, setup, tree};
@@ -23,7 +23,7 @@ pub(crate) fn command() -> Result<()> {
 /// Builds programs and image, unless the very same sources were built before. Returns the archive.
 pub(crate) fn build(progress: &mut Progress) -> Result<PathBuf> {
     let archive = weft_image::archive(&tree::top())?;
-    if archive.exists() {
+    if cache::use_again(&archive) {
         progress.stage("image (built before from the same sources)", |_| Ok(()))?;
         return Ok(archive);
     }

@@ -114,6 +114,7 @@ fn once(name: &str, work: impl FnOnce() -> Result<()>) -> Part {
 /// Runs a part, shows what it writes, and counts its tests. A part without tests counts as one.
 fn tests(name: &str, command: &mut Command) -> Result<Part> {
     let begin = Instant::now();
+    let _claim = tree::claim()?;
     println!("\n== {name}: {}", describe(command));
     let mut child = command
         .stdin(Stdio::null())

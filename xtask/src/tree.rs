@@ -4,6 +4,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::{Context, Result};
+use xtask_start::Claim;
+
 /// The top of the tree. Cargo says at run time where it found the package, which may have moved since it was compiled.
 pub(crate) fn top() -> PathBuf {
     let package =
@@ -16,4 +19,14 @@ pub(crate) fn cargo<const N: usize>(words: [&str; N]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(words).current_dir(top());
     command
+}
+
+/// Keeps other checkouts away from the target folder that `cargo xtask` chose, as long as the answer lives.
+pub(crate) fn claim() -> Result<Option<Claim>> {
+    let Some(target) = env::var_os("CARGO_TARGET_DIR") else {
+        // Then it is this tree's own.
+        return Ok(None);
+    };
+    let claim = xtask_start::claim(Path::new(&target), &top());
+    claim.map(Some).with_context(|| format!("cannot use the target folder {}", target.display()))
 }

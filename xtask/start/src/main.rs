@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds weft's commands in the cache folder and runs them.
 //!
 //! It stands alone, on the standard library, so that a fresh clone gets past it in two seconds. The commands themselves and all
-//! that they build then lie in one target folder that clones share.
+//! that they build then lie in one target folder that checkouts share.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -25,6 +25,11 @@ fn main() -> ExitCode {
     };
     if !target.join("debug/xtask").exists() {
         eprintln!("Building weft's commands in {} (once, about half a minute) ...", target.display());
+    }
+    let top = env::var_os("CARGO_MANIFEST_DIR").map(|package| PathBuf::from(package).join("../.."));
+    if let Some(Err(error)) = top.map(|top| xtask_start::claim(&target, &top)) {
+        eprintln!("cargo xtask: cannot use {}: {error}", target.display());
+        return ExitCode::FAILURE;
     }
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

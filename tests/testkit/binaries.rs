@@ -1,6 +1,5 @@
 //! Programs of the workspace, built when a test first asks for them.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -8,7 +7,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use crate::command::{command, describe};
+use crate::command::{cargo, describe};
 
 /// The CNI plugin, in the debug profile.
 pub fn weft_cni() -> Result<PathBuf> {
@@ -39,11 +38,8 @@ fn once(built: &Built, package: &str) -> Result<PathBuf> {
 
 /// Builds a package with a program of the same name and returns the program's path.
 fn build(package: &str) -> Result<PathBuf> {
-    // Set by the cargo that runs the tests.
-    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut build =
-        command([&cargo, "build", "--package", package, "--manifest-path", manifest, "--message-format", "json"]);
+    let mut build = cargo(["build", "--package", package, "--manifest-path", manifest, "--message-format", "json"]);
     let line = describe(&build);
     let done = build.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
     if !done.status.success() {

@@ -1,5 +1,6 @@
 //! Commands that are run to their end: the output, or an error that says what was run and what it answered.
 
+use std::env;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,6 +17,25 @@ where
     // A command without words fails when it is started, with the name in the error.
     let mut command = words.next().map_or_else(|| Command::new(""), Command::new);
     command.args(words);
+    command
+}
+
+/// A cargo command: that of the cargo which runs us, if one does.
+///
+/// What cargo tells the programs that it runs of their own package is taken away. Build scripts of other packages name some of
+/// these variables as inputs, and would run again whenever another program, or a person, calls cargo.
+pub fn cargo<I>(words: I) -> Command
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(words);
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use weft_tests::command;
 use xtask_start::Claim;
 
 /// The top of the tree. Cargo says at run time where it found the package, which may have moved since it was compiled.
@@ -16,8 +17,8 @@ pub(crate) fn top() -> PathBuf {
 
 /// A cargo command at the top of the tree.
 pub(crate) fn cargo<const N: usize>(words: [&str; N]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(words).current_dir(top());
+    let mut command = command::cargo(words);
+    command.current_dir(top());
     command
 }
 

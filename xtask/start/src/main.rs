@@ -34,6 +34,13 @@ fn main() -> ExitCode {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["run", "--quiet", "--locked", "--package", "xtask", "--"]).args(env::args_os().skip(1));
+    // What cargo told this program of its own package is no business of the next cargo: build scripts that name such variables as
+    // inputs would run again whenever somebody calls cargo without us.
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
+            command.env_remove(name);
+        }
+    }
     // It only returns when cargo could not be started.
     let error = command.env(TARGET, &target).exec();
     eprintln!("cargo xtask: cannot start cargo: {error}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use serde_json::json;
 use weft_agent::datapath::{object::OBJECT, programs};
 use weft_tests::instance::Instance;
 use weft_tests::netns::Namespace;
+use weft_tests::plan::Family;
 
 use crate::plugins::{self, Plugin};
 use crate::sample::Samples;
@@ -23,11 +24,11 @@ type Results = BTreeMap<(usize, &'static str), Samples>;
 const KINDS: [&str; 4] = ["ADD", "DEL", "ADD at once", "DEL at once"];
 
 /// Measures, prints a table and, when asked, writes the samples.
-pub(crate) fn run(rounds: usize, at_once: usize, weft: &Path, json: Option<&Path>) -> Result<()> {
+pub(crate) fn run(rounds: usize, at_once: usize, family: Family, weft: &Path, json: Option<&Path>) -> Result<()> {
     let instance = Instance::of_this_process()?;
     let pins = mount_bpffs(&instance.folder().join("bpf"))?;
     programs::load(&pins, OBJECT)?;
-    let plugins = plugins::all(weft, instance.folder(), &pins)?;
+    let plugins = plugins::all(weft, family, instance.folder(), &pins)?;
     let node = Namespace::new("node")?;
     for family in ["ipv4/conf/all/forwarding", "ipv6/conf/all/forwarding"] {
         node.set_sysctl(family, "1")?;
@@ -42,6 +43,7 @@ pub(crate) fn run(rounds: usize, at_once: usize, weft: &Path, json: Option<&Path
             many(&plugins[index], index, &node, round, at_once, &mut results)?;
         }
     }
+    println!("{family} pods");
     print(&plugins, &results, rounds, at_once);
     if let Some(path) = json {
         write(path, &plugins, &results).with_context(|| format!("cannot write {}", path.display()))?;
@@ -50,7 +52,7 @@ pub(crate) fn run(rounds: usize, at_once: usize, weft: &Path, json: Option<&Path
 }
 
 /// A BPF file system that only this process sees: no agent of this machine is touched, and it goes with the process.
-fn mount_bpffs(folder: &Path) -> Result<std::path::PathBuf> {
+fn mount_bpffs(folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder)?;
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace (root is needed)")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;

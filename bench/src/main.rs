@@ -7,10 +7,14 @@ mod sample;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use weft_tests::plan::Family;
 
 #[derive(Parser)]
 #[command(name = "bench", about)]
 struct Arguments {
+    /// Folder of the release builds of weft's programs
+    #[arg(long)]
+    programs: PathBuf,
     #[command(subcommand)]
     what: What,
 }
@@ -25,9 +29,9 @@ enum What {
         /// Calls at once in the second half of the measurement
         #[arg(long, default_value_t = 10)]
         at_once: usize,
-        /// The release build of weft-cni
-        #[arg(long)]
-        plugin: PathBuf,
+        /// Address families of the pods
+        #[arg(long, default_value = "dual")]
+        family: Family,
         /// Also write all samples as JSON
         #[arg(long)]
         json: Option<PathBuf>,
@@ -35,7 +39,10 @@ enum What {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Arguments::parse().what {
-        What::Cni { rounds, at_once, plugin, json } => cni::run(rounds, at_once, &plugin, json.as_deref()),
+    let Arguments { programs, what } = Arguments::parse();
+    match what {
+        What::Cni { rounds, at_once, family, json } => {
+            cni::run(rounds, at_once, family, &programs.join("weft-cni"), json.as_deref())
+        }
     }
 }

@@ -10,11 +10,14 @@ use serde_json::{Value, json};
 use weft_cni::node_facts::{self, NodeFacts};
 use weft_common::layout::LAYOUT_VERSION;
 use weft_tests::netns::Namespace;
+use weft_tests::plan::Family;
 
 /// Where Debian's package containernetworking-plugins puts them.
 const DEBIAN: &str = "/usr/lib/cni";
-/// IPv4 and IPv6 podCIDR of weft; the others get their own, so that their routes do not meet.
+/// IPv4 and IPv6 ranges; each plugin has its own, so that their routes do not meet.
 const WEFT: [&str; 2] = ["10.201.0.0/16", "fd00:201::/112"];
+const PTP: [&str; 2] = ["10.202.0.0/16", "fd00:202::/112"];
+const BRIDGE: [&str; 2] = ["10.203.0.0/16", "fd00:203::/112"];
 
 /// A plugin and its configuration.
 pub(crate) struct Plugin {
@@ -50,16 +53,16 @@ fn answer(call: &mut Command, input: &[u8]) -> Result<()> {
 }
 
 /// All of them. `folder` gets what they store; `pins` holds the programs and maps of weft.
-pub(crate) fn all(weft: &Path, folder: &Path, pins: &Path) -> Result<Vec<Plugin>> {
+pub(crate) fn all(weft: &Path, family: Family, folder: &Path, pins: &Path) -> Result<Vec<Plugin>> {
     let state = folder.join("weft");
     fs::create_dir_all(&state)?;
-    fs::write(state.join(node_facts::FILE), serde_json::to_vec(&facts()?)?)?;
+    fs::write(state.join(node_facts::FILE), serde_json::to_vec(&facts(family)?)?)?;
     let debian = |name| Path::new(DEBIAN).join(name);
     let ours = json!({ "type": "weft-cni", "stateDirectory": state, "pinDirectory": pins });
-    let ptp = json!({ "type": "ptp", "ipam": host_local(folder, "10.202.0.0/16", "fd00:202::/112") });
+    let ptp = json!({ "type": "ptp", "ipam": host_local(folder, family, PTP) });
     let bridge = json!({
         "type": "bridge", "bridge": "bench0", "isGateway": true,
-        "ipam": host_local(folder, "10.203.0.0/16", "fd00:203::/112"),
+        "ipam": host_local(folder, family, BRIDGE),
     });
     Ok(vec![
         Plugin { name: "weft-cni", program: weft.to_owned(), configuration: configuration("weft", ours) },
@@ -78,22 +81,23 @@ fn configuration(name: &str, mut plugin: Value) -> String {
     plugin.to_string()
 }
 
-fn host_local(folder: &Path, ipv4: &str, ipv6: &str) -> Value {
+fn host_local(folder: &Path, family: Family, ranges: [&'static str; 2]) -> Value {
+    let choose = |[v4, v6]: [&'static str; 2]| family.choose(v4, v6).into_iter();
     json!({
         "type": "host-local", "dataDir": folder.join("host-local"),
-        "ranges": [[{ "subnet": ipv4 }], [{ "subnet": ipv6 }]],
-        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+        "ranges": choose(ranges).map(|subnet| json!([{ "subnet": subnet }])).collect::<Vec<_>>(),
+        "routes": choose(["0.0.0.0/0", "::/0"]).map(|dst| json!({ "dst": dst })).collect::<Vec<_>>(),
     })
 }
 
-fn facts() -> Result<NodeFacts> {
+fn facts(family: Family) -> Result<NodeFacts> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     Ok(NodeFacts {
         layout: LAYOUT_VERSION,
         boot_id: boot_id.trim().to_owned(),
         node: "bench".to_owned(),
-        pod_cidrs: WEFT.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?,
-        gateways: vec!["10.201.0.1".parse()?, "fd00:201::1".parse()?],
+        pod_cidrs: family.choose(WEFT[0], WEFT[1]).into_iter().map(str::parse).collect::<Result<_, _>>()?,
+        gateways: family.choose("10.201.0.1", "fd00:201::1").into_iter().map(str::parse).collect::<Result<_, _>>()?,
         mtu: 1450,
     })
 }

@@ -1,5 +1,6 @@
 //! The commands of weft's contributors: `cargo xtask --help`.
 
+mod bench;
 mod build;
 mod demo;
 mod image;
@@ -54,6 +55,13 @@ enum Verb {
     },
     /// Build weft's container image, an OCI layout in a tar archive
     Image,
+    /// Measure weft beside its peers in one run: `bench cni --rounds 100`
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What to measure, and how: `bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Check format and lints and run every test
     Test(test::Arguments),
 }
@@ -78,6 +86,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Kubectl { arguments } => kubectl::command(&arguments),
         Verb::Node { node, command } => node::command(&node, &command),
         Verb::Logs { name } => logs::command(name.as_deref()).map(|()| ExitCode::SUCCESS),
+        Verb::Bench { arguments } => bench::command(&arguments),
         Verb::Image => image::command().map(|()| ExitCode::SUCCESS),
         Verb::Test(arguments) => test::command(&arguments),
     }

@@ -45,6 +45,9 @@ fn healthy(fixture: &Fixture) -> Result<()> {
         let nodes = nodes["nodes"].as_array().context("there is a list of nodes")?;
         ensure!(nodes.len() == cluster.nodes().len(), "{} nodes are known", nodes.len());
         ensure!(nodes.iter().all(|node| node["inSync"] == true), "not in sync: {nodes:?}");
+        let node = cluster.node(agent["spec"]["nodeName"].as_str().context("an agent has a node")?)?;
+        let table = node.run(["/opt/cni/bin/weft", "status"])?;
+        ensure!(table.lines().next().is_some_and(|line| line.ends_with(" healthy")), "on the node itself: {table}");
     }
     Ok(())
 }

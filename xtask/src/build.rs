@@ -1,9 +1,10 @@
 //! weft's own programs as users get them: release, static.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use weft_tests::command::output;
 
 use crate::progress::{Detail, Progress};
@@ -11,6 +12,9 @@ use crate::tree;
 
 /// The programs and the packages that they come from have the same names.
 pub(crate) const PROGRAMS: [&str; 3] = ["weft-agent", "weft", "weft-cni"];
+
+/// Most bytes of the plugin.
+const PLUGIN_LIMIT: u64 = 2_500_000;
 
 /// Builds the programs and returns the folder that they lie in.
 pub(crate) fn programs(progress: &mut Progress) -> Result<PathBuf> {
@@ -25,7 +29,10 @@ pub(crate) fn programs(progress: &mut Progress) -> Result<PathBuf> {
         build.env("RUSTFLAGS", "-C target-feature=+crt-static");
         detail.run("build", &mut build, Detail::say)
     })?;
-    Ok(target_folder()?.join(host).join("release"))
+    let folder = target_folder()?.join(host).join("release");
+    let size = fs::metadata(folder.join("weft-cni"))?.len();
+    ensure!(size <= PLUGIN_LIMIT, "weft-cni has {size} bytes, and may have {PLUGIN_LIMIT}: it is read for every pod");
+    Ok(folder)
 }
 
 /// The target triple of this machine.

@@ -5,10 +5,12 @@
 
 use std::env;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const TARGET: &str = "CARGO_TARGET_DIR";
+/// Where cargo says that the package of the program is.
+const PACKAGE: &str = "CARGO_MANIFEST_DIR";
 
 fn main() -> ExitCode {
     let target = match env::var_os(TARGET) {
@@ -26,25 +28,41 @@ fn main() -> ExitCode {
     if !target.join("debug/xtask").exists() {
         eprintln!("Building weft's commands in {} (once, about half a minute) ...", target.display());
     }
-    let top = env::var_os("CARGO_MANIFEST_DIR").map(|package| PathBuf::from(package).join("../.."));
-    if let Some(Err(error)) = top.map(|top| xtask_start::claim(&target, &top)) {
-        eprintln!("cargo xtask: cannot use {}: {error}", target.display());
-        return ExitCode::FAILURE;
+    match start(&target) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cargo xtask: {error}");
+            ExitCode::FAILURE
+        }
     }
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["run", "--quiet", "--locked", "--package", "xtask", "--"]).args(env::args_os().skip(1));
+}
+
+/// Builds the commands and becomes them. Returns only when that fails.
+fn start(target: &Path) -> Result<ExitCode, String> {
+    let package = env::var_os(PACKAGE).ok_or("it is to be started by cargo")?;
+    let top = Path::new(&package).join("../..");
+    // Held until this program is another one: what runs then is what was built here, and no other checkout's.
+    let _claim =
+        xtask_start::claim(target, &top).map_err(|error| format!("cannot use {}: {error}", target.display()))?;
+    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--locked", "--package", "xtask"]).current_dir(&top).env(TARGET, target);
     // What cargo told this program of its own package is no business of the next cargo: build scripts that name such variables as
     // inputs would run again whenever somebody calls cargo without us.
     for (name, _) in env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
-            command.env_remove(name);
+            build.env_remove(name);
         }
     }
-    // It only returns when cargo could not be started.
-    let error = command.env(TARGET, &target).exec();
-    eprintln!("cargo xtask: cannot start cargo: {error}");
-    ExitCode::FAILURE
+    // Cargo has said why.
+    match build.status() {
+        Ok(status) if status.success() => {}
+        Ok(_) => return Ok(ExitCode::FAILURE),
+        Err(error) => return Err(format!("cannot start cargo: {error}")),
+    }
+    let program = target.join("debug/xtask");
+    let mut commands = Command::new(&program);
+    commands.args(env::args_os().skip(1)).env(TARGET, target).env(PACKAGE, top.join("xtask"));
+    Err(format!("cannot start {}: {}", program.display(), commands.exec()))
 }
 
 /// The user's cache folder, as XDG has it.

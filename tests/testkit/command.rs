@@ -20,10 +20,7 @@ where
     command
 }
 
-/// A cargo command: that of the cargo which runs us, if one does.
-///
-/// What cargo tells the programs that it runs of their own package is taken away. Build scripts of other packages name some of
-/// these variables as inputs, and would run again whenever another program, or a person, calls cargo.
+/// A cargo command: that of the cargo which runs us, if one does, as a person would call it.
 pub fn cargo<I>(words: I) -> Command
 where
     I: IntoIterator,
@@ -31,11 +28,7 @@ where
 {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(words);
-    for (name, _) in env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
-            command.env_remove(name);
-        }
-    }
+    xtask_start::outside_cargo(&mut command);
     command
 }
 

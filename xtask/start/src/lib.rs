@@ -4,9 +4,11 @@
 //! own packages without the workspace's path and tells whether they are up to date by times alone: what it built in one checkout,
 //! it takes in another for fresh. So the folder remembers its checkout, and what another one made of our packages is built anew.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
+use std::process::Command;
 
 /// In the target folder: the path of the checkout, and the lock.
 const FILE: &str = "checkout";
@@ -74,13 +76,24 @@ fn forget_ours(folder: &Path, depth: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes back what cargo told this program of its own package, before another cargo is called: build scripts that name such
+/// variables as inputs would run again whenever another program, or a person, calls cargo.
+pub fn outside_cargo(command: &mut Command) -> &mut Command {
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_another_checkout_makes_cargo_forget_our_packages() {
-        let folder = std::env::temp_dir().join(format!("weft-checkout-{}", std::process::id()));
+        let folder = env::temp_dir().join(format!("weft-checkout-{}", std::process::id()));
         let (target, one, other) = (folder.join("target"), folder.join("one"), folder.join("other"));
         let known = target.join("debug/.fingerprint");
         let (ours, theirs) = (known.join("weft-agent-1"), known.join("serde-1"));

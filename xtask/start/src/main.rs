@@ -46,15 +46,8 @@ fn start(target: &Path) -> Result<ExitCode, String> {
         xtask_start::claim(target, &top).map_err(|error| format!("cannot use {}: {error}", target.display()))?;
     let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--quiet", "--locked", "--package", "xtask"]).current_dir(&top).env(TARGET, target);
-    // What cargo told this program of its own package is no business of the next cargo: build scripts that name such variables as
-    // inputs would run again whenever somebody calls cargo without us.
-    for (name, _) in env::vars_os() {
-        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
-            build.env_remove(name);
-        }
-    }
     // Cargo has said why.
-    match build.status() {
+    match xtask_start::outside_cargo(&mut build).status() {
         Ok(status) if status.success() => {}
         Ok(_) => return Ok(ExitCode::FAILURE),
         Err(error) => return Err(format!("cannot start cargo: {error}")),

@@ -2,32 +2,106 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::cache;
 
-/// The version of Kubernetes in tests/tools/kubernetes/go.mod.
-pub const KUBERNETES: &str = "v1.36.3";
+/// A Go module in tests/tools/. The programs that its `tool` lines name are parts of the test bed.
+#[derive(Debug)]
+pub struct Module {
+    /// Its folder in tests/tools/, and the first word of its folder in the cache.
+    pub name: &'static str,
+    /// The version of what it builds, as in its go.mod.
+    pub version: &'static str,
+    /// The programs that it builds.
+    pub programs: &'static [&'static str],
+    /// Variables of Go packages that the linker sets, mostly what the programs answer when asked for their version.
+    pub variables: &'static [(&'static str, &'static str)],
+    /// Build tags, divided by commas.
+    pub tags: &'static str,
+    /// A program and its arguments: a call that shows that the new programs run.
+    pub probe: &'static [&'static str],
+    /// Packages that the build compiles, for the progress.
+    pub packages: u64,
+    /// How long the build takes, in words.
+    pub takes: &'static str,
+    /// What decides its versions: go.mod and go.sum.
+    versions: [&'static [u8]; 2],
+}
 
-/// The Go-built tools of Kubernetes.
-pub const NAMES: [&str; 6] =
-    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "agnhost"];
+/// Kubernetes: the cluster itself.
+pub static KUBERNETES: Module = Module {
+    name: "kubernetes",
+    version: "v1.36.3",
+    programs: &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "agnhost"],
+    variables: &[
+        ("k8s.io/component-base/version.gitVersion", "v1.36.3"),
+        ("k8s.io/component-base/version.gitMajor", "1"),
+        ("k8s.io/component-base/version.gitMinor", "36"),
+    ],
+    tags: "",
+    probe: &["kubectl", "version", "--client"],
+    packages: 2758,
+    takes: "10 minutes",
+    versions: [include_bytes!("../tools/kubernetes/go.mod"), include_bytes!("../tools/kubernetes/go.sum")],
+};
 
-/// Their folder. Its name says the version of Kubernetes and of everything that is linked in.
-pub fn folder() -> PathBuf {
-    let mut hash = Sha256::new();
-    hash.update(include_bytes!("../tools/kubernetes/go.mod"));
-    hash.update(include_bytes!("../tools/kubernetes/go.sum"));
-    let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    cache::folder().join(format!("kubernetes-{KUBERNETES}-{hash}"))
+/// The CNI project's own runtime: it calls a plugin as container runtimes do, with the library that they use.
+pub static CNITOOL: Module = Module {
+    name: "cnitool",
+    version: "v1.3.1",
+    programs: &["cnitool"],
+    variables: &[],
+    tags: "",
+    probe: &["cnitool", "help"],
+    packages: 130,
+    takes: "a minute",
+    versions: [include_bytes!("../tools/cnitool/go.mod"), include_bytes!("../tools/cnitool/go.sum")],
+};
+
+/// All of them, in the order in which they are built.
+pub static MODULES: [&Module; 2] = [&CNITOOL, &KUBERNETES];
+
+impl Module {
+    /// The name of its folder in the cache. It says the version and, by a hash, that of everything that is linked in.
+    #[must_use]
+    pub fn folder_name(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in self.versions {
+            hash.update(file);
+        }
+        let hash: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{}-{hash}", self.name, self.version)
+    }
+
+    /// Where its programs lie.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        cache::folder().join(self.folder_name())
+    }
 }
 
 /// The path of a tool.
 pub fn path(name: &str) -> Result<PathBuf> {
-    let path = folder().join(name);
+    let module = MODULES.iter().find(|module| module.programs.contains(&name));
+    let path = module.with_context(|| format!("no module in tests/tools builds {name}"))?.folder().join(name);
     if path.exists() {
         return Ok(path);
     }
     bail!("{} is not built yet: run `cargo xtask setup`", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_each_module_is_that_of_its_go_mod() {
+        for module in MODULES {
+            let text = String::from_utf8_lossy(module.versions[0]);
+            let version = format!(" {}", module.version);
+            assert!(text.lines().any(|line| line.contains(&version)), "{} is not {}", module.name, module.version);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! What is there already costs milliseconds, so the other commands begin with it. Everything that is built lies in the cache
 //! folder under a name that says its version: built elsewhere first, then renamed, so that it is there whole or not at all.
 
-mod kubernetes;
+mod go;
 mod linker;
 mod packages;
 mod prune;
@@ -39,7 +39,7 @@ pub(crate) fn run(progress: &mut Progress) -> Result<()> {
     file.lock().context("cannot lock the set-up")?;
     packages::bring(progress)?;
     linker::bring(progress)?;
-    kubernetes::bring(progress)?;
+    go::bring(progress)?;
     prune::old_versions()
 }
 

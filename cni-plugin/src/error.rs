@@ -97,10 +97,9 @@ impl From<netconf::Error> for Failure {
             netconf::Error::Version { .. } | netconf::Error::CommandTooNew { .. } => {
                 (code::INCOMPATIBLE_VERSION, "incompatible CNI version")
             }
-            netconf::Error::Name(_)
-            | netconf::Error::RelativeDirectory { .. }
-            | netconf::Error::NoPrevResult
-            | netconf::Error::NoValidAttachments => (code::INVALID_CONFIGURATION, "invalid network configuration"),
+            netconf::Error::Name(_) | netconf::Error::RelativeDirectory { .. } | netconf::Error::NoPrevResult => {
+                (code::INVALID_CONFIGURATION, "invalid network configuration")
+            }
         };
         Self::new(code, msg, error.to_string())
     }

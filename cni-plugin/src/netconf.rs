@@ -66,11 +66,6 @@ pub enum Error {
         "CHECK needs \"prevResult\", the result of ADD, and the configuration has none. The container runtime adds it"
     )]
     NoPrevResult,
-    /// GC without the list of what to keep.
-    #[error(
-        "GC needs \"cni.dev/valid-attachments\", and the configuration has none. The container runtime adds it; an empty list removes all attachments"
-    )]
-    NoValidAttachments,
 }
 
 /// What we use of a network configuration. Other keys are the runtime's, other plugins' or newer versions' business.
@@ -84,7 +79,7 @@ pub struct NetConf {
     pub dns: Option<Value>,
     /// `prevResult`: of another plugin before us in ADD, of our own ADD in CHECK.
     pub prev_result: Option<Value>,
-    /// `cni.dev/valid-attachments`, in GC.
+    /// `cni.dev/valid-attachments`, in GC. None where the runtime says nothing of them, which is not the same as an empty list.
     pub valid_attachments: Option<BTreeSet<AttachmentId>>,
     /// `stateDirectory`, for tests.
     pub state_directory: PathBuf,
@@ -103,6 +98,9 @@ struct Text {
     prev_result: Option<Value>,
     #[serde(default, rename = "cni.dev/valid-attachments", deserialize_with = "present")]
     valid_attachments: Option<Option<Vec<ValidAttachment>>>,
+    /// What the specification's first text called the same list. libcni writes both keys.
+    #[serde(default, rename = "cni.dev/attachments", deserialize_with = "present")]
+    attachments: Option<Option<Vec<ValidAttachment>>>,
     #[serde(default)]
     state_directory: Option<PathBuf>,
     #[serde(default)]
@@ -160,15 +158,12 @@ impl NetConf {
         if command == Command::Check && text.prev_result.is_none() {
             return Err(Error::NoPrevResult);
         }
-        if command == Command::Gc && text.valid_attachments.is_none() {
-            return Err(Error::NoValidAttachments);
-        }
         Ok(Self {
             version,
             name,
             dns: text.dns,
             prev_result: text.prev_result,
-            valid_attachments: text.valid_attachments.map(|list| {
+            valid_attachments: text.valid_attachments.or(text.attachments).map(|list| {
                 let id =
                     |valid: ValidAttachment| AttachmentId { container_id: valid.container_id, ifname: valid.ifname };
                 list.unwrap_or_default().into_iter().map(id).collect()
@@ -265,11 +260,21 @@ mod tests {
     #[test]
     fn gc_tells_an_empty_list_from_none() {
         let without = json!({"cniVersion": "1.1.0", "name": "weft"});
-        assert!(matches!(parse(&without, Command::Gc), Err(Error::NoValidAttachments)));
+        assert_eq!(parse(&without, Command::Gc).unwrap().valid_attachments, None);
         for list in [json!([]), Value::Null] {
             let text = json!({"cniVersion": "1.1.0", "name": "weft", "cni.dev/valid-attachments": list});
             assert_eq!(parse(&text, Command::Gc).unwrap().valid_attachments, Some(BTreeSet::new()));
         }
+    }
+
+    #[test]
+    fn the_list_of_valid_attachments_has_two_names() {
+        let list = |id: &str| json!([{"containerID": id, "ifname": "eth0"}]);
+        let valid = |text: Value| parse(&text, Command::Gc).unwrap().valid_attachments.unwrap();
+        let mut text = json!({"cniVersion": "1.1.0", "name": "weft", "cni.dev/attachments": list("old")});
+        assert_eq!(valid(text.clone()).first().unwrap().container_id, "old");
+        text["cni.dev/valid-attachments"] = list("new");
+        assert_eq!(valid(text).first().unwrap().container_id, "new");
     }
 
     #[test]

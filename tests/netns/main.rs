@@ -11,5 +11,6 @@ mod masquerade;
 mod plugin;
 mod plugin_check;
 mod plugin_failures;
+mod plugin_gc;
 mod plugin_node;
 mod two_nodes;

@@ -1,4 +1,4 @@
-//! CHECK names what is damaged, and GC removes what the runtime does not know.
+//! CHECK names what is damaged.
 
 use serde_json::json;
 
@@ -92,41 +92,5 @@ fn check_compares_with_prev_result_and_knows_the_unknown() {
         let netns = pods[0].path();
         let answer = node.call(&of_pod("CHECK", pods[0].name(), "eth0", netns.to_str().unwrap()), &configuration);
         assert!(answer.failure(105).contains("belongs to the network weft, not to other"));
-    });
-}
-
-#[test]
-fn gc_removes_what_the_runtime_does_not_know_of_its_own_network() {
-    PluginNode::run(&[4, 6], |node| {
-        let pods = ["kept", "unknown", "other"].map(pod);
-        let kept = node.add("kept", &pods[0]).success();
-        node.add("unknown", &pods[1]).success();
-        node.add_as("other", "net1", &pods[2], &node.configuration("1.1.0", &[("name", json!("second"))])).success();
-        node.gc("weft", &[("kept", "eth0"), ("never-seen", "eth0")]).success();
-        assert_eq!(node.names("attachments"), ["kept@eth0.json", "other@net1.json"]);
-        assert_eq!(node.names("addresses").len(), 4);
-        node.check("kept", &pods[0], &kept).success();
-        // The same container with another interface is another attachment.
-        node.gc("weft", &[("kept", "net1")]).success();
-        node.gc("second", &[]).success();
-        assert_eq!(node.leftovers(), [""; 0]);
-        let missing = node.call(&[("CNI_COMMAND", "GC")], &node.configuration("1.1.0", &[]));
-        assert!(missing.failure(7).contains("cni.dev/valid-attachments"));
-    });
-}
-
-#[test]
-fn gc_frees_addresses_that_nobody_stands_for() {
-    PluginNode::run(&[4], |node| {
-        let pod = pod("pod");
-        let result = node.add("abc", &pod).success();
-        for (address, content) in [("10.244.1.50", "gone eth0\n"), ("10.244.1.51", "")] {
-            std::fs::write(node.file("addresses").join(address), content).unwrap();
-        }
-        // Damaged, but a record stands for it.
-        std::fs::write(node.file("addresses/10.244.1.2"), "").unwrap();
-        node.gc("weft", &[("abc", "eth0")]).success();
-        assert_eq!(node.names("addresses"), ["10.244.1.2"]);
-        assert!(node.check("abc", &pod, &result).failure(105).contains("10.244.1.2 is not allocated to it"));
     });
 }

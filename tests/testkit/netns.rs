@@ -34,6 +34,7 @@ pub struct Namespace {
 #[derive(Debug, Clone)]
 pub struct View {
     name: String,
+    path: PathBuf,
     file: Arc<File>,
 }
 
@@ -73,9 +74,13 @@ impl Drop for Namespace {
 impl View {
     /// Opens a namespace by its name.
     pub fn open(name: &str) -> Result<Self> {
-        let path = Path::new(FOLDER).join(name);
-        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        Ok(Self { name: name.to_owned(), file: Arc::new(file) })
+        Self::open_file(name, &Path::new(FOLDER).join(name))
+    }
+
+    /// Opens a namespace by a file that stands for it, under a name for people.
+    pub fn open_file(name: &str, path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Self { name: name.to_owned(), path: path.to_owned(), file: Arc::new(file) })
     }
 
     /// Its name, as `ip netns` prints it.
@@ -85,7 +90,7 @@ impl View {
 
     /// The file that names it: what CNI calls a netns.
     pub fn path(&self) -> PathBuf {
-        Path::new(FOLDER).join(&self.name)
+        self.path.clone()
     }
 
     /// The open namespace, for messages that move a link into it.

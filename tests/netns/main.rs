@@ -3,6 +3,7 @@
 
 mod agent;
 mod agent_cluster;
+mod cnitool;
 mod fake_api_server;
 mod kernel;
 mod kernel_repair;
@@ -12,5 +13,6 @@ mod plugin;
 mod plugin_check;
 mod plugin_failures;
 mod plugin_gc;
+mod plugin_judges;
 mod plugin_node;
 mod two_nodes;

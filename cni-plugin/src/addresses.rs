@@ -14,6 +14,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{
     attachment::AttachmentId,
+    file_error::next_step,
     ipam::{self, Range},
 };
 
@@ -30,7 +31,7 @@ const UNFINISHED: &str = ".new";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file system said no.
-    #[error("cannot {operation} {path}: {source}", path = path.display())]
+    #[error("cannot {operation} {path}: {source}. {}", next_step(path, source), path = path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -76,31 +77,40 @@ impl Addresses {
         let Some(address) = ipam::choose(range, &self.allocated()?, &order) else {
             return Err(Error::Full { pod_cidr, size: range.size(), folder: self.allocated.clone() });
         };
-        // A link of a whole file appears at once and never replaces another.
-        let (whole, path) = (self.allocated.join(UNFINISHED), self.allocated.join(address.to_string()));
-        fs::write(&whole, format!("{} {}\n", owner.container_id, owner.ifname)).map_err(io_error("write", &whole))?;
-        fs::hard_link(&whole, &path).map_err(io_error("create", &path))?;
-        fs::remove_file(&whole).map_err(io_error("remove", &whole))?;
+        let allocated = self.write(address, owner);
+        // Done or not: it is of no use any more. The next call removes what stays.
+        let _ = self.remove_unfinished();
+        allocated?;
         for rested in resting.iter().filter(|rested| rested.address == address) {
-            remove(&self.resting.join(rested.file_name()))?;
+            // An allocated address may be among those that rest: it counts as allocated.
+            let _ = remove(&self.resting.join(rested.file_name()));
         }
         Ok(address)
     }
 
+    fn write(&self, address: IpAddr, owner: &AttachmentId) -> Result<(), Error> {
+        // A link of a whole file appears at once and never replaces another.
+        let (whole, path) = (self.allocated.join(UNFINISHED), self.allocated.join(address.to_string()));
+        fs::write(&whole, format!("{} {}\n", owner.container_id, owner.ifname)).map_err(io_error("write", &whole))?;
+        fs::hard_link(&whole, &path).map_err(io_error("create", &path))
+    }
+
     /// Frees an address: from now on it rests. It does not have to be allocated.
     pub fn free(&self, address: IpAddr) -> Result<(), Error> {
-        let mut resting = self.resting()?;
+        // Whether it can rest or not, it has to become free.
+        let mut resting = self.resting().unwrap_or_default();
         let sequence = resting.last().map_or(0, |newest| newest.sequence + 1);
         let rested = Rested { sequence, address };
         let from = self.allocated.join(address.to_string());
         match fs::rename(&from, self.resting.join(rested.file_name())) {
             Err(source) if source.kind() == io::ErrorKind::NotFound && !from.exists() => return Ok(()),
-            result => result.map_err(io_error("rename", &from))?,
+            // A folder without room for another name: better an address that does not rest than one that nobody can have.
+            Err(_) => return remove(&from),
+            Ok(()) => resting.push(rested),
         }
-        resting.push(rested);
         let same_family = resting.iter().filter(|other| other.address.is_ipv4() == address.is_ipv4()).rev();
         for forgotten in same_family.skip(RESTING_MAX) {
-            remove(&self.resting.join(forgotten.file_name()))?;
+            let _ = remove(&self.resting.join(forgotten.file_name()));
         }
         Ok(())
     }

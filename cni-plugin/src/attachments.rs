@@ -1,28 +1,32 @@
-//! The folder `attachments/` of the state directory: one record a file, and the marks of ADDs that have not ended.
+//! The folder `attachments/` of the state directory: one record a file, and the marks of ADDs and DELs that have not ended.
 //!
 //! A record is written to `<containerID>@<ifname>.new` and then renamed to `<containerID>@<ifname>.json`. ADD makes the `.new`
-//! file before it changes anything else, and whoever holds the lock knows that no other ADD runs. So a `.new` file that is
-//! found under the lock tells of an ADD that was killed, and names what has to be undone.
+//! file before it changes anything else, and whoever holds the lock knows that no other ADD runs. DEL begins by renaming the
+//! record back. So a `.new` file that is found under the lock tells of an ADD or a DEL that was killed or has not come to
+//! its end yet, and names what has to be taken away.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use crate::attachment::{Attachment, AttachmentId};
+use crate::{
+    attachment::{Attachment, AttachmentId},
+    file_error::next_step,
+};
 
 /// Name of the folder below the state directory.
 pub const FOLDER: &str = "attachments";
 /// Ending of a record's file name.
 const RECORD: &str = ".json";
-/// Ending of the file name while the ADD runs.
+/// Ending of the file name while an ADD or a DEL runs.
 const UNFINISHED: &str = ".new";
 
 /// A record that cannot be used, or a folder that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file system said no.
-    #[error("cannot {operation} {path}: {source}", path = path.display())]
+    #[error("cannot {operation} {path}: {source}. {}", next_step(path, source), path = path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -90,7 +94,7 @@ pub fn recorded(state_directory: &Path) -> Result<Vec<AttachmentId>, Error> {
     names(state_directory, RECORD)
 }
 
-/// The ADDs that began and did not end. Meaningful only under the lock.
+/// The ADDs and DELs that began and did not end. Meaningful only under the lock.
 pub fn unfinished(state_directory: &Path) -> Result<Vec<AttachmentId>, Error> {
     names(state_directory, UNFINISHED)
 }
@@ -124,13 +128,27 @@ pub fn finish(state_directory: &Path, record: &Attachment) -> Result<(), Error> 
     fs::rename(&from, &to).map_err(|source| Error::Io { operation: "rename", path: from, source })
 }
 
-/// Removes the record, damaged or not, and the mark of an unfinished ADD. Neither has to exist.
+/// Marks the beginning of a DEL, before it changes anything: the record, if there is one, becomes the mark of something
+/// unfinished. Should the DEL be killed, whoever has the lock next completes it, whether or not the runtime calls again.
+///
+/// It takes no space on the disk, and the lock is not needed: the one rename is the whole change.
+pub fn begin_removal(state_directory: &Path, id: &AttachmentId) -> Result<(), Error> {
+    let (from, to) = (path(state_directory, id, RECORD), path(state_directory, id, UNFINISHED));
+    match fs::rename(&from, &to) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { operation: "rename", path: from, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes the record, damaged or not, and the mark of something unfinished. Neither has to exist.
 pub fn remove(state_directory: &Path, id: &AttachmentId) -> Result<(), Error> {
     forget_unfinished(state_directory, id)?;
     remove_file(path(state_directory, id, RECORD))
 }
 
-/// Removes the mark of an unfinished ADD, if there is one.
+/// Removes the mark of something unfinished, if there is one.
 pub fn forget_unfinished(state_directory: &Path, id: &AttachmentId) -> Result<(), Error> {
     remove_file(path(state_directory, id, UNFINISHED))
 }
@@ -257,6 +275,47 @@ mod tests {
         let record = Attachment { ifname: "e@0".into(), ..record("abc") };
         finish(state.path(), &record).unwrap();
         assert_eq!(list(state.path()).0, [record]);
+    }
+
+    #[test]
+    fn a_removal_that_began_is_unfinished_and_no_record_any_more() {
+        let state = state();
+        let record = record("abc");
+        begin_removal(state.path(), &record.id()).unwrap();
+        assert_eq!(unfinished(state.path()).unwrap(), [], "there was nothing to remove");
+        finish(state.path(), &record).unwrap();
+        for _ in 0..2 {
+            begin_removal(state.path(), &record.id()).unwrap();
+            assert_eq!(unfinished(state.path()).unwrap(), [record.id()]);
+            assert_eq!(read(state.path(), &record.id()).unwrap(), None);
+        }
+        remove(state.path(), &record.id()).unwrap();
+        assert_eq!(fs::read_dir(state.path().join(FOLDER)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_cut_off_anywhere_or_with_any_byte_changed_is_whole_damaged_or_of_another() {
+        let state = state();
+        let record = record("abc");
+        finish(state.path(), &record).unwrap();
+        let path = state.path().join("attachments/abc@eth0.json");
+        let text = fs::read(&path).unwrap();
+        for length in 0..text.len() {
+            fs::write(&path, &text[..length]).unwrap();
+            assert!(matches!(read(state.path(), &record.id()), Err(Error::Damaged { .. })), "{length}");
+        }
+        for place in 0..text.len() {
+            for byte in [0, b'"', b'9', b'}', 0xff, text[place] ^ 1] {
+                let mut changed = text.clone();
+                changed[place] = byte;
+                fs::write(&path, &changed).unwrap();
+                match read(state.path(), &record.id()) {
+                    Ok(Some(read)) => assert_eq!(read.id(), record.id()),
+                    Err(Error::Damaged { .. } | Error::Misnamed { .. }) => {}
+                    other => panic!("{place}, {byte}: {other:?}"),
+                }
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod del;
 pub mod detach;
 pub mod endpoints;
 pub mod error;
+mod file_error;
 pub mod filter_messages;
 pub mod filters;
 pub mod gc;

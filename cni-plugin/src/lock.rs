@@ -14,7 +14,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use crate::{addresses, attachments};
+use crate::{addresses, attachments, file_error::next_step};
 
 /// Name of the lock's file below the state directory.
 pub const FILE: &str = "lock";
@@ -38,7 +38,7 @@ pub enum Error {
         waited: Duration,
     },
     /// The file system said no.
-    #[error("cannot {operation} {path}: {source}. Is {path} on a writable file system with space left? See: df {path}", path = path.display())]
+    #[error("cannot {operation} {path}: {source}. {}", next_step(path, source), path = path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -64,7 +64,11 @@ impl Lock {
         }
         let path = state_directory.join(FILE);
         let error = |source| Error::Io { operation: "lock", path: path.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(error)?;
+        let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+            // CHECK changes nothing, and DEL takes away at least what is in the kernel.
+            Err(source) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path).map_err(error)?,
+            file => file.map_err(error)?,
+        };
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => return Ok(Self { _file: file }),
             Err((file, Errno::EWOULDBLOCK)) => file,

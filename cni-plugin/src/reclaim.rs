@@ -1,14 +1,14 @@
-//! Takes back what belongs to no pod any more: ADDs that were killed, and pods that went away without DEL.
+//! Takes back what belongs to no pod any more: what killed ADDs and DELs left, and pods that went away without DEL.
 //!
 //! Container runtimes do not call GC today, and may leave out DEL after a failed ADD, so the next ADD and the agent look.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, net::IpAddr, path::Path};
 
 use nix::net::if_::if_nametoindex;
 
 use crate::{
-    addresses::Addresses, attachment::AttachmentId, attachments, detach::detach, error::Failure, identity, lock::Lock,
-    netns,
+    addresses::Addresses, attachment::AttachmentId, attachments, bpf, detach::detach, endpoints::Endpoints,
+    error::Failure, identity, lock::Lock, netns,
 };
 
 /// What was taken back, and what could not be.
@@ -34,8 +34,8 @@ impl Outcome {
     }
 }
 
-/// Takes back what is dead by sure signs that cost little to see: an ADD that began and did not end, and a record whose link
-/// and network namespace are both gone. To be called in the host's network namespace.
+/// Takes back what is dead by sure signs that cost little to see: an ADD or a DEL that began and did not end, and a record
+/// whose link and network namespace are both gone. To be called in the host's network namespace.
 pub fn dead(state_directory: &Path, pin_directory: &Path, lock: &Lock) -> Outcome {
     let mut outcome = Outcome::default();
     let cleaned = Addresses::new(state_directory).remove_unfinished();
@@ -84,11 +84,24 @@ pub fn all(state_directory: &Path, pin_directory: &Path, lock: &Lock) -> Outcome
             }
             // A damaged allocation. A damaged record may stand for it; if there is none, nobody does.
             Ok(None) if broken.is_empty() => {
-                outcome.fail(addresses.free(address));
+                let removed = remove_entry(pin_directory, address);
+                if outcome.fail(removed).is_some() {
+                    outcome.fail(addresses.free(address));
+                }
             }
             Ok(_) => {}
             Err(error) => outcome.failures.push(error.into()),
         }
     }
     outcome
+}
+
+/// Removes the map's entry of an address that names no owner.
+fn remove_entry(pin_directory: &Path, address: IpAddr) -> Result<(), Failure> {
+    match Endpoints::open(pin_directory) {
+        Ok(endpoints) => Ok(endpoints.remove(address)?),
+        // No map, no entries.
+        Err(bpf::Error::NotPinned { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

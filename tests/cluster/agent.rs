@@ -25,7 +25,7 @@ const SYSTEM: &str = "kube-system";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The agents' Pods.
-fn agents(cluster: &Cluster) -> Result<Vec<Value>> {
+pub(crate) fn agents(cluster: &Cluster) -> Result<Vec<Value>> {
     cluster.wait_for_pods(SYSTEM, LABEL, cluster.nodes().len())
 }
 
@@ -89,7 +89,7 @@ fn no_device_left(fixture: &Fixture) -> Result<()> {
 }
 
 /// What operators see of a node's network, which must not change.
-fn picture(cluster: &Cluster) -> Result<Vec<String>> {
+pub(crate) fn picture(cluster: &Cluster) -> Result<Vec<String>> {
     let see = |words: &[&str]| -> Result<Vec<String>> { cluster.nodes().iter().map(|node| node.run(words)).collect() };
     let mut all = see(&["ip", "-4", "route"])?;
     all.extend(see(&["ip", "-6", "route"])?);

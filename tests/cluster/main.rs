@@ -11,7 +11,10 @@ mod kubelet;
 mod large;
 mod nodes;
 mod pods;
+mod rbac;
 mod single_stack;
+mod survival;
+mod survival_agent;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -65,7 +68,7 @@ fn cases(network: Network) -> Vec<Case> {
     let any = [pods::CASES, large::CASES, host::CASES, kubelet::CASES, nodes::CASES].concat();
     match network {
         Network::Ptp => any,
-        Network::Weft => [any, agent::CASES.to_vec()].concat(),
+        Network::Weft => [&any, agent::CASES, rbac::CASES, survival_agent::CASES].concat(),
     }
 }
 

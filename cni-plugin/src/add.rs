@@ -147,13 +147,11 @@ impl<'a> Parts<'a> {
             attachment.addresses.push(address);
         }
 
-        attachment.host_ifindex = pod_interface::create(host, pod_side, attachment)?;
-        undo.push(move || {
-            let mut host = Netlink::open()?;
-            pod_interface::delete(&mut host, &id).map_err(Failure::from)
-        });
+        let pair = pod_interface::create(host, pod_side, attachment)?;
+        attachment.host_ifindex = pair.host;
+        undo.push(move || pod_interface::delete(&id).map_err(Failure::from));
         pod_interface::configure_host_side(host, self.programs, attachment)?;
-        pod_side.configure(attachment)?;
+        pod_side.configure(attachment, pair.pod)?;
 
         for address in attachment.addresses.iter().copied() {
             let endpoints = self.endpoints;

@@ -35,6 +35,8 @@ pub struct Link {
     pub mtu: Option<u32>,
     /// Its Ethernet address, if it has one.
     pub mac: Option<[u8; 6]>,
+    /// Of a veth, the index of the other end. The kernel may leave it out where it is the same as `index`.
+    pub peer: Option<u32>,
 }
 
 /// An address of a link.
@@ -95,7 +97,13 @@ impl Answer {
             group: attributes.number(libc::IFLA_GROUP),
             mtu: attributes.number(libc::IFLA_MTU),
             mac: attributes.mac(libc::IFLA_ADDRESS),
+            peer: attributes.number(libc::IFLA_LINK),
         })
+    }
+
+    /// Whether it tells that a link is gone.
+    pub(crate) fn is_removal_of(&self, index: u32) -> bool {
+        self.body(libc::RTM_DELLINK).and_then(|body| number(body, 4)) == Some(index)
     }
 
     /// The answer as an address, if it is one.
@@ -194,10 +202,15 @@ mod tests {
             LinkAttribute::Mtu(1450),
             LinkAttribute::Group(3),
             LinkAttribute::Address(vec![2, 0, 0, 0, 0, 1]),
+            LinkAttribute::Link(4),
         ]);
-        let link = Link { index: 7, is_up: true, group: Some(3), mtu: Some(1450), mac: Some([2, 0, 0, 0, 0, 1]) };
+        let mac = Some([2, 0, 0, 0, 0, 1]);
+        let link = Link { index: 7, is_up: true, group: Some(3), mtu: Some(1450), mac, peer: Some(4) };
         assert_eq!(answer(libc::RTM_NEWLINK, &message).link(), Some(link));
         assert_eq!(answer(libc::RTM_NEWADDR, &message).link(), None);
+        let removal = answer(libc::RTM_DELLINK, &message);
+        assert!(removal.is_removal_of(7) && !removal.is_removal_of(4));
+        assert!(!answer(libc::RTM_NEWLINK, &message).is_removal_of(7));
     }
 
     #[test]

@@ -2,21 +2,25 @@
 
 use crate::{
     attachment::AttachmentId,
+    attachments,
     detach::detach,
     error::{Failure, code},
     lock::{self, Lock},
     netconf::NetConf,
-    netlink::Netlink,
     pod_interface,
 };
 
 /// Takes an interface away, as far as it is there: unknown containers and namespaces that are gone are no errors.
 pub fn del(conf: &NetConf, id: &AttachmentId) -> Result<(), Failure> {
-    // Removing a link takes the kernel many milliseconds, which others need not wait for. Should this fail, or an ADD that the
-    // runtime gave up make the link just now, the same is tried again below, under the lock.
-    if let Ok(mut host) = Netlink::open() {
-        let _ = pod_interface::delete(&mut host, id);
+    if !lock::was_ever_taken(&conf.state_directory) {
+        // No ADD was ever here. Making the folders, perhaps on a full disk, would only stand in the way.
+        return Ok(pod_interface::delete(id)?);
     }
+    // Whoever has the lock next completes what is killed from here on. What cannot be marked is removed all the same.
+    let _ = attachments::begin_removal(&conf.state_directory, id);
+    // Others need not wait for this. Should it fail, or an ADD that the runtime gave up make the link just now, the same is
+    // tried again below, under the lock.
+    pod_interface::delete_early(id);
     let lock = Lock::acquire(&conf.state_directory, lock::WAIT)?;
     incomplete(detach(&conf.state_directory, &conf.pin_directory, id, &lock), &id.to_string())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     addresses::Addresses, attachment::AttachmentId, attachments, bpf, endpoints::Endpoints, error::Failure, lock::Lock,
-    netlink::Netlink, pod_interface,
+    pod_interface,
 };
 
 /// Takes an attachment away. Each step is tried whatever became of the others, and needs no record: link and entries are
@@ -14,15 +14,23 @@ use crate::{
 /// free for others, and the record, which says that there is something to do, goes last and only if nothing else is left.
 pub fn detach(state_directory: &Path, pin_directory: &Path, id: &AttachmentId, _lock: &Lock) -> Vec<Failure> {
     let mut failures = Vec::new();
+    // Should we be killed, whoever has the lock next goes on. What cannot be marked is removed all the same.
+    let _ = attachments::begin_removal(state_directory, id);
     let addresses = Addresses::new(state_directory);
     // Of whichever call was killed while it allocated: we have the lock.
     if let Err(error) = addresses.remove_unfinished() {
         failures.push(error.into());
     }
-    let owned = addresses.owned_by(id).unwrap_or_else(|error| {
+    let mut owned = addresses.owned_by(id).unwrap_or_else(|error| {
         failures.push(error.into());
         Vec::new()
     });
+    // A damaged allocation names no owner any more, but the record names the address.
+    owned.extend(
+        attachments::addresses_of_removed(state_directory, id)
+            .into_iter()
+            .filter(|address| addresses.is_damaged(*address)),
+    );
     match Endpoints::open(pin_directory) {
         Ok(endpoints) => {
             for address in &owned {
@@ -35,11 +43,8 @@ pub fn detach(state_directory: &Path, pin_directory: &Path, id: &AttachmentId, _
         Err(bpf::Error::NotPinned { .. }) => {}
         Err(error) => failures.push(error.into()),
     }
-    let removed = Netlink::open()
-        .map_err(Failure::from)
-        .and_then(|mut netlink| pod_interface::delete(&mut netlink, id).map_err(Failure::from));
-    match removed {
-        Err(failure) => failures.push(failure),
+    match pod_interface::delete(id) {
+        Err(error) => failures.push(error.into()),
         // Only a pod that is gone gives its addresses back.
         Ok(()) => {
             for address in owned {

@@ -18,6 +18,7 @@ pub mod gc;
 pub mod identity;
 pub mod invocation;
 pub mod ipam;
+mod link_removal;
 pub mod lock;
 pub mod loopback;
 pub mod mac_address;

@@ -1,7 +1,10 @@
 //! Requests to the kernel over a route netlink socket, synchronous: a batch goes out in one system call, then each answer is
 //! read. An error carries the kernel's own words (extended acknowledgement) beside the error number.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
@@ -93,6 +96,14 @@ impl Request {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// Where answers are received.
+    buffer: Vec<u8>,
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl Netlink {
@@ -108,7 +119,29 @@ impl Netlink {
             Ok(socket)
         };
         let socket = open().map_err(|source| Error::Socket { operation: "open", source })?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Opens a socket that gets the notifications of a multicast group (`RTNLGRP_...`) from now on.
+    pub(crate) fn listen(group: u32) -> Result<Self, Error> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.add_membership(group)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|source| Error::Socket { operation: "listen on", source })?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Waits for one datagram of notifications.
+    pub(crate) fn notifications(&mut self) -> Result<Vec<Answer>, Error> {
+        let mut answers = Vec::new();
+        self.receive(|header, message| {
+            answers.push(Answer::new(header.message_type, &message[HEADER..]));
+            Ok(())
+        })?;
+        Ok(answers)
     }
 
     /// Sends requests at once and waits for all answers. The kernel carries on after a refused one; the first refusal is
@@ -204,10 +237,10 @@ impl Netlink {
     }
 
     /// Reads one datagram and hands over each message in it.
-    fn receive(&self, mut each: impl FnMut(NetlinkHeader, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let mut buffer = Vec::with_capacity(BUFFER);
-        self.socket.recv(&mut buffer, 0).map_err(|source| Error::Socket { operation: "read from", source })?;
-        let mut rest = &buffer[..];
+    fn receive(&mut self, mut each: impl FnMut(NetlinkHeader, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        self.buffer.clear();
+        self.socket.recv(&mut self.buffer, 0).map_err(|source| Error::Socket { operation: "read from", source })?;
+        let mut rest = &self.buffer[..];
         while rest.len() >= HEADER {
             let message = NetlinkBuffer::new_checked(rest)
                 .map_err(|error| Error::Answer { what: "a request".to_owned(), reason: error.to_string() })?;

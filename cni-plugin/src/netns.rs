@@ -5,7 +5,7 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    thread,
+    process,
 };
 
 use nix::{
@@ -13,8 +13,8 @@ use nix::{
     sys::statfs::{FsType, fstatfs},
 };
 
-/// The network namespace of the calling process: the host's.
-const OWN: &str = "/proc/self/ns/net";
+/// The network namespace of the calling thread: the host's.
+const OWN: &str = "/proc/thread-self/ns/net";
 /// Type of the file system that namespaces are files of (`NSFS_MAGIC` of linux/magic.h).
 const NSFS: FsType = FsType(0x6e73_6673);
 
@@ -60,6 +60,8 @@ pub enum Error {
 pub struct Netns {
     path: PathBuf,
     file: File,
+    /// The host's.
+    own: File,
 }
 
 impl Netns {
@@ -70,11 +72,12 @@ impl Netns {
         if !is_namespace(&file) {
             return Err(Error::NotANamespace { path: path.to_owned() });
         }
-        let (theirs, ours) = (file.metadata().map_err(error)?, std::fs::metadata(OWN).map_err(error)?);
+        let own = File::open(OWN).map_err(|source| Error::Enter { path: OWN.into(), source })?;
+        let (theirs, ours) = (file.metadata().map_err(error)?, own.metadata().map_err(error)?);
         if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
             return Err(Error::Own { path: path.to_owned() });
         }
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, own })
     }
 
     /// The open file, for a message that makes a link in it.
@@ -82,17 +85,29 @@ impl Netns {
         &self.file
     }
 
-    /// Runs a closure inside. Only a thread of its own enters; a socket made there belongs to the namespace for good.
-    pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T, Error> {
-        let entered = thread::scope(|scope| {
-            let thread = scope.spawn(|| setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map(|()| inside()));
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        entered.map_err(|errno| match errno {
+    /// Runs a closure inside, on the calling thread. A socket made there belongs to the namespace for good.
+    pub fn enter<T>(&self, inside: impl FnOnce() -> T) -> Result<T, Error> {
+        let inside_of = setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map(|()| Inside { own: &self.own });
+        let _back = inside_of.map_err(|errno| match errno {
             // A namespace, but of another kind.
             nix::errno::Errno::EINVAL => Error::NotANamespace { path: self.path.clone() },
             errno => Error::Enter { path: self.path.clone(), source: errno.into() },
-        })
+        })?;
+        Ok(inside())
+    }
+}
+
+/// The calling thread is in another namespace; dropping this brings it back.
+struct Inside<'a> {
+    own: &'a File,
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        if setns(self.own.as_fd(), CloneFlags::CLONE_NEWNET).is_err() {
+            // Going on in the wrong namespace could do anything. What a killed call leaves is taken back by the next one.
+            process::abort();
+        }
     }
 }
 

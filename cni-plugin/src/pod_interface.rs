@@ -9,13 +9,14 @@ use std::{
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use nix::{errno::Errno, net::if_::if_nametoindex};
 use weft_common::layout::LINK_GROUP;
 
 use crate::{
     answer::{Answer, Link},
     attachment::{Attachment, AttachmentId},
     filters::Programs,
-    identity, messages,
+    identity, link_removal, messages,
     netlink::{self, Netlink, Request},
     netns::{self, Netns},
 };
@@ -115,7 +116,7 @@ impl PodSide {
     }
 
     /// Brings the pod's end up with its addresses, neighbours and routes.
-    pub fn configure(&mut self, attachment: &Attachment) -> Result<(), Error> {
+    pub fn configure(&mut self, attachment: &Attachment, ifindex: u32) -> Result<(), Error> {
         let ifname = &attachment.ifname;
         let has_ipv6 = attachment.addresses.iter().any(std::net::IpAddr::is_ipv6);
         if has_ipv6 && self.ipv6_is_off {
@@ -129,16 +130,12 @@ impl PodSide {
         let mut requests = Vec::new();
         if kernel_has_ipv6() {
             let what = format!("keep {ifname} in the pod without a link-local address");
-            requests.push(Request::new(what, messages::no_link_local(messages::link(ifname))));
+            requests.push(Request::new(what, messages::no_link_local(messages::link_index(ifindex))));
         }
         requests.push(Request::new(
             format!("bring {ifname} up in the pod"),
-            messages::set_up(messages::link(ifname), true),
+            messages::set_up(messages::link_index(ifindex), true),
         ));
-        requests.push(Request::new(format!("find {ifname} in the pod"), messages::get_link(ifname)));
-        let ifindex = index_of(&self.netlink.request(&requests)?, ifname)?;
-
-        let mut requests = Vec::new();
         for (address, gateway) in attachment.addresses_and_gateways() {
             requests.push(
                 Request::new(
@@ -189,21 +186,35 @@ fn pod_routes(attachment: &Attachment, ifindex: u32, metric: Option<u32>) -> Vec
     routes.map(|(what, message)| Request::new(what, message).with_flags(flags)).collect()
 }
 
-/// Makes the veth pair, both ends down. Returns the index of the host side.
-pub fn create(netlink: &mut Netlink, pod: &PodSide, attachment: &Attachment) -> Result<u32, Error> {
-    let device = &attachment.host_device;
-    let make = format!("make the veth pair {device} and {} in the pod", attachment.ifname);
+/// The indexes of a veth pair, each in its own namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The host side.
+    pub host: u32,
+    /// The pod side.
+    pub pod: u32,
+}
+
+/// Makes the veth pair, both ends down.
+pub fn create(netlink: &mut Netlink, pod: &mut PodSide, attachment: &Attachment) -> Result<Pair, Error> {
+    let (device, ifname) = (&attachment.host_device, &attachment.ifname);
+    let make = format!("make the veth pair {device} and {ifname} in the pod");
     let netns = pod.netns.file().as_raw_fd();
     let answers = netlink.request(&[
         Request::new(make, messages::veth(attachment, netns)).with_flags(NLM_F_CREATE | NLM_F_EXCL),
         Request::new(format!("find {device}"), messages::get_link(device)),
     ]);
-    match answers {
+    let host = match answers {
         Err(error) if error.errno() == Some(libc::EEXIST) => {
-            Err(Error::HostDeviceExists { device: device.clone(), id: attachment.id() })
+            return Err(Error::HostDeviceExists { device: device.clone(), id: attachment.id() });
         }
-        answers => index_of(&answers?, device),
-    }
+        answers => answers?.iter().find_map(Answer::link).ok_or_else(|| Error::Vanished { name: device.clone() })?,
+    };
+    let pod = match host.peer {
+        Some(index) => index,
+        None => pod.link(ifname)?.ok_or_else(|| Error::Vanished { name: ifname.clone() })?.index,
+    };
+    Ok(Pair { host: host.index, pod })
 }
 
 /// Brings the host side up with the programs, the neighbours and the routes to the pod.
@@ -237,17 +248,34 @@ pub fn configure_host_side(netlink: &mut Netlink, programs: &Programs, attachmen
 }
 
 /// Removes the link of an attachment, if it is there, and with it the pod's end and everything on both.
-pub fn delete(netlink: &mut Netlink, id: &AttachmentId) -> Result<(), Error> {
-    let device = identity::host_device(id);
-    let Some(link) = find(netlink, &device)? else { return Ok(()) };
-    if !is_ours(&link) {
-        return Err(Error::NotOurs { device });
-    }
-    match netlink.request(&[Request::new(format!("remove {device}"), messages::remove_link(link.index))]) {
+pub fn delete(id: &AttachmentId) -> Result<(), Error> {
+    let Some((mut netlink, link)) = to_remove(id)? else { return Ok(()) };
+    let request = Request::new(format!("remove {}", identity::host_device(id)), messages::remove_link(link.index));
+    match netlink.request(&[request]) {
         // The pod's namespace went away meanwhile, and the link with it.
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
         result => Ok(result.map(drop)?),
     }
+}
+
+/// The same without waiting for what the kernel does after the link has vanished. Does nothing where that cannot be had, so
+/// [`delete`] has to follow. Only for a process with one thread.
+pub fn delete_early(id: &AttachmentId) {
+    if let Ok(Some((_, link))) = to_remove(id) {
+        link_removal::remove(link.index);
+    }
+}
+
+/// The link of an attachment, if there is one, and a socket to remove it with.
+fn to_remove(id: &AttachmentId) -> Result<Option<(Netlink, Link)>, Error> {
+    let device = identity::host_device(id);
+    // Answered at once, while netlink waits for whoever changes any link.
+    if if_nametoindex(device.as_str()) == Err(Errno::ENODEV) {
+        return Ok(None);
+    }
+    let mut netlink = Netlink::open()?;
+    let Some(link) = find(&mut netlink, &device)? else { return Ok(None) };
+    if is_ours(&link) { Ok(Some((netlink, link))) } else { Err(Error::NotOurs { device }) }
 }
 
 /// The link of this name, if there is one.
@@ -261,11 +289,6 @@ pub fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, netlink::
 /// Whether a link carries our mark.
 pub fn is_ours(link: &Link) -> bool {
     link.group == Some(LINK_GROUP)
-}
-
-fn index_of(answers: &[Answer], name: &str) -> Result<u32, Error> {
-    let link = answers.iter().find_map(Answer::link);
-    link.map(|link| link.index).ok_or_else(|| Error::Vanished { name: name.to_owned() })
 }
 
 /// Without IPv6 in the kernel nothing makes link-local addresses, and the request not to make any would be refused.

@@ -99,7 +99,7 @@ impl Addresses {
     pub fn free(&self, address: IpAddr) -> Result<(), Error> {
         // Whether it can rest or not, it has to become free.
         let mut resting = self.resting().unwrap_or_default();
-        let sequence = resting.last().map_or(0, |newest| newest.sequence + 1);
+        let sequence = resting.last().map_or(0, |newest| newest.sequence.saturating_add(1));
         let rested = Rested { sequence, address };
         let from = self.allocated.join(address.to_string());
         match fs::rename(&from, self.resting.join(rested.file_name())) {
@@ -131,6 +131,11 @@ impl Addresses {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
             Err(source) => Err(Error::Io { operation: "read", path, source }),
         }
+    }
+
+    /// Whether an address is allocated by a file that names nobody.
+    pub fn is_damaged(&self, address: IpAddr) -> bool {
+        self.allocated.join(address.to_string()).exists() && matches!(self.owner(address), Ok(None))
     }
 
     /// The addresses of an attachment, by the content of the files.
@@ -300,8 +305,40 @@ mod tests {
     fn a_damaged_file_stays_allocated_and_belongs_to_nobody() {
         let state = State::new();
         fs::write(state.folder.path().join("addresses/10.244.1.2"), "").unwrap();
-        assert_eq!(state.addresses.owner("10.244.1.2".parse().unwrap()).unwrap(), None);
+        let damaged = "10.244.1.2".parse().unwrap();
+        assert_eq!(state.addresses.owner(damaged).unwrap(), None);
+        assert!(state.addresses.is_damaged(damaged));
         assert_eq!(state.take("10.244.1.0/24", "abc"), "10.244.1.3");
+        for whole in ["10.244.1.3", "10.244.1.4"] {
+            assert!(!state.addresses.is_damaged(whole.parse().unwrap()), "{whole}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_no_addresses_and_the_highest_number_do_not_matter() {
+        let state = State::new();
+        for (folder, name) in [
+            (ALLOCATED, "10.244.1.300"),
+            (ALLOCATED, "garbage"),
+            (RESTING, "garbage"),
+            (RESTING, "99999999999999999999-10.244.1.2"),
+            (RESTING, "18446744073709551615-10.244.1.2"),
+        ] {
+            fs::write(state.folder.path().join(folder).join(name), "").unwrap();
+        }
+        assert_eq!(state.take("10.244.1.0/30", "abc"), "10.244.1.2");
+        state.free("10.244.1.2");
+        assert_eq!(state.take("10.244.1.0/30", "abc"), "10.244.1.2");
+    }
+
+    #[test]
+    fn an_address_that_cannot_rest_is_free() {
+        let state = State::new();
+        let address = state.take("10.244.1.0/24", "abc");
+        fs::remove_dir(state.folder.path().join(RESTING)).unwrap();
+        fs::write(state.folder.path().join(RESTING), "a file").unwrap();
+        state.free(&address);
+        assert_eq!(state.count(ALLOCATED), 0);
     }
 
     #[test]

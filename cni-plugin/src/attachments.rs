@@ -7,6 +7,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -140,6 +141,13 @@ pub fn begin_removal(state_directory: &Path, id: &AttachmentId) -> Result<(), Er
         }
         _ => Ok(()),
     }
+}
+
+/// The addresses that the record of a DEL names that [`begin_removal`] began. None if it cannot be read.
+pub fn addresses_of_removed(state_directory: &Path, id: &AttachmentId) -> Vec<IpAddr> {
+    let text = fs::read(path(state_directory, id, UNFINISHED)).unwrap_or_default();
+    let record = serde_json::from_slice::<Attachment>(&text).ok().filter(|record| record.id() == *id);
+    record.map(|record| record.addresses).unwrap_or_default()
 }
 
 /// Removes the record, damaged or not, and the mark of something unfinished. Neither has to exist.
@@ -288,6 +296,7 @@ mod tests {
             begin_removal(state.path(), &record.id()).unwrap();
             assert_eq!(unfinished(state.path()).unwrap(), [record.id()]);
             assert_eq!(read(state.path(), &record.id()).unwrap(), None);
+            assert_eq!(addresses_of_removed(state.path(), &record.id()), record.addresses);
         }
         remove(state.path(), &record.id()).unwrap();
         assert_eq!(fs::read_dir(state.path().join(FOLDER)).unwrap().count(), 0);

@@ -49,6 +49,11 @@ pub enum Error {
     },
 }
 
+/// Whether anybody ever took the lock of this state directory. If nobody did, no ADD was ever here.
+pub fn was_ever_taken(state_directory: &Path) -> bool {
+    [FILE, addresses::ALLOCATED, attachments::FOLDER].iter().any(|name| state_directory.join(name).exists())
+}
+
 /// The right to change what lies in the state directory, and the endpoint map, until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
@@ -118,7 +123,9 @@ mod tests {
     fn the_folders_are_made() {
         let parent = tempfile::tempdir().unwrap();
         let state = parent.path().join("weft");
+        assert!(!was_ever_taken(&state));
         let _lock = Lock::acquire(&state, WAIT).unwrap();
+        assert!(was_ever_taken(&state));
         for folder in [addresses::ALLOCATED, addresses::RESTING, attachments::FOLDER] {
             assert!(state.join(folder).is_dir(), "{folder}");
         }

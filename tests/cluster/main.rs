@@ -5,10 +5,12 @@
 //! bed from ours.
 
 mod agent;
+mod churn;
 mod fixture;
 mod host;
 mod kubelet;
 mod large;
+mod leavings;
 mod nodes;
 mod pods;
 mod rbac;
@@ -68,7 +70,7 @@ fn cases(network: Network) -> Vec<Case> {
     let any = [pods::CASES, large::CASES, host::CASES, kubelet::CASES, nodes::CASES].concat();
     match network {
         Network::Ptp => any,
-        Network::Weft => [&any, agent::CASES, rbac::CASES, survival_agent::CASES].concat(),
+        Network::Weft => [&any, agent::CASES, rbac::CASES, survival_agent::CASES, churn::CASES].concat(),
     }
 }
 

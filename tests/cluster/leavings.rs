@@ -1,0 +1,67 @@
+//! What Pods could leave behind on a node, as others see it: files, devices, routes, map entries.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use weft_tests::cluster::Cluster;
+use weft_tests::node::Node;
+
+use crate::survival::maps;
+
+/// One line a thing, under the node and the kind of thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leavings(BTreeMap<String, Vec<String>>);
+
+/// Commands that show each kind.
+const KINDS: [(&str, &str); 9] = [
+    // Addresses rest on purpose: for those who still send to a Pod that has gone.
+    ("files of the state directory", "find /run/weft -type f -not -path '*/resting/*'"),
+    ("devices", "ip -o link | cut -d: -f2"),
+    ("addresses", "ip -o address | cut -d' ' -f2-7"),
+    ("IPv4 routes", "ip -4 route show table all"),
+    ("IPv6 routes", "ip -6 route show table all | sed 's/ expires [^ ]*//'"),
+    ("neighbours", "ip neigh show nud permanent"),
+    ("named network namespaces", "ls /run/netns"),
+    ("results that containerd keeps for DEL", "ls /var/lib/cni/results"),
+    ("nftables", "nft --stateless list ruleset"),
+];
+
+impl Leavings {
+    /// Everything of these kinds that is on the nodes now.
+    pub(crate) fn of(cluster: &Cluster) -> Result<Self> {
+        let mut all = BTreeMap::new();
+        for node in cluster.nodes() {
+            for (kind, command) in KINDS {
+                all.insert(format!("{} on {}", kind, node.name()), sorted(node.run(["sh", "-c", command])?.lines()));
+            }
+            all.insert(format!("map entries on {}", node.name()), endpoints(node)?);
+        }
+        Ok(Self(all))
+    }
+
+    /// Fails where this is not as it was, and says what came and what went.
+    pub(crate) fn check_same_as(&self, earlier: &Self) -> Result<()> {
+        let without = |some: &[String], others: &[String]| -> Vec<String> {
+            some.iter().filter(|line| !others.contains(line)).cloned().collect()
+        };
+        let mut differences = Vec::new();
+        for (kind, now) in &self.0 {
+            let before = earlier.0.get(kind).map(Vec::as_slice).unwrap_or_default();
+            if before != now {
+                differences.push(format!("{kind}: came {:?}, went {:?}", without(now, before), without(before, now)));
+            }
+        }
+        ensure!(differences.is_empty(), "{}", differences.join("\n"));
+        Ok(())
+    }
+}
+
+fn endpoints(node: &Node) -> Result<Vec<String>> {
+    Ok(maps(node)?.endpoints()?.keys().map(ToString::to_string).collect())
+}
+
+fn sorted<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut lines: Vec<String> = lines.map(|line| line.trim().to_owned()).collect();
+    lines.sort();
+    lines
+}

@@ -60,10 +60,12 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     let server =
         connect::choose(config.api_server(), config.bootstrap_file.as_deref(), |name| std::env::var(name).ok())?;
     info!(object = "API server", address = server.url, source = server.source, "chosen");
-    let client = connect::client(&server, &config.service_account_directory).await?;
+    let connect = async || connect::client(&server, &config.service_account_directory).await;
+    // What cannot work at all ends the agent here, with its reason. Nobody is asked anything yet.
+    connect().await?;
 
     let (cluster_sender, cluster) = watch::channel(None);
-    let (api_sender, api_server) = watch::channel(ApiServer::new(server.url, server.source));
+    let (api_sender, api_server) = watch::channel(ApiServer::new(server.url.clone(), server.source.clone()));
     let (snapshot_sender, overlay) = watch::channel(Snapshot::at_start());
     let (question_sender, questions) = mpsc::channel(QUESTIONS);
 
@@ -86,7 +88,7 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     let admin = admin::serve(admin::listen(&config.state_directory)?, view, question_sender);
 
     // API server -> watch -> cluster -> reconcile -> kernel.
-    let watch = kubernetes_watch::nodes(client, cluster_sender, api_sender);
+    let watch = kubernetes_watch::nodes(connect, cluster_sender, api_sender);
     let reconciler = Reconciler::new(&kernel, StateDirectory(config.state_directory.clone()), config.node_name.clone());
     let reconcile = driver::run(reconciler, cluster, disturbances.as_mut(), questions, snapshot_sender, after_pass);
 

@@ -6,6 +6,7 @@ use kube::config::{
     AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
 };
 
+use super::transport;
 use crate::bootstrap::Bootstrap;
 
 /// Where the kubelet mounts the ServiceAccount's token and the cluster's CA.
@@ -113,24 +114,20 @@ pub async fn client(server: &Server, service_account: &Path) -> Result<kube::Cli
         tls_server_name: server.tls_server_name.clone(),
         ..Cluster::default()
     };
-    // The token's file is read again when the kubelet has rotated it.
-    let user = AuthInfo { token_file: existing("token"), ..AuthInfo::default() };
     let name = "weft".to_owned();
     let context = Context { cluster: name.clone(), user: Some(name.clone()), ..Context::default() };
     let kubeconfig = Kubeconfig {
         current_context: Some(name.clone()),
         clusters: vec![NamedCluster { name: name.clone(), cluster: Some(cluster), ..NamedCluster::default() }],
         contexts: vec![NamedContext { name: name.clone(), context: Some(context), ..NamedContext::default() }],
-        auth_infos: vec![NamedAuthInfo { name, auth_info: Some(user), ..NamedAuthInfo::default() }],
+        // The credential is the transport's business.
+        auth_infos: vec![NamedAuthInfo { name, auth_info: Some(AuthInfo::default()), ..NamedAuthInfo::default() }],
         ..Kubeconfig::default()
     };
-    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .map_err(|error| unusable(Box::new(error)))?;
-    config.connect_timeout = Some(std::time::Duration::from_secs(5));
-    // We retry ourselves, and say so.
-    config.default_retry = false;
-    kube::Client::try_from(config).map_err(|error| unusable(Box::new(error)))
+    transport::client(&config, Some(service_account.join("token"))).map_err(|error| unusable(Box::new(error)))
 }
 
 #[cfg(test)]

@@ -1,277 +1,225 @@
 //! Watches the Nodes and publishes the cluster. The API server may be away: then everything stays as it is.
+//!
+//! | what happens | what follows |
+//! |---|---|
+//! | at the start | list, then watch from the list's version |
+//! | a watch ends, or its connection breaks | watch again from the last version seen |
+//! | the server was away for more than a moment | list: it may have come back with an older state, from a backup, and a watch from our version would then pass over the difference without a word |
+//! | the version is too old, or newer than the server's | list |
+//! | an error among the events, or one that makes no sense | list |
+//!
+//! Lists ask for the most recent state, not for any: after a return to an older state there must be no doubt which one is the truth.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use kube::Api;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{info, warn};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
 
-use super::convert;
+use super::backoff::spread;
+use super::connect::ConnectError;
+pub use super::contact::ApiServer;
+use super::contact::Contact;
+use super::failure::{Failure, Kind};
 use super::node_object::NodeObject;
-use crate::model::cluster::{Cluster, Node};
-use crate::model::problem::Problem;
+use super::nodes::Nodes;
+use super::presence::{QUIET, SLOW, supervised};
+use crate::model::cluster::Cluster;
 
-/// Waits between attempts while the API server is away: convergence within seconds of its return.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
-/// Silence after which we ask whether the server is still there: a broken path ends no connection.
-const QUIET: Duration = Duration::from_secs(15);
-/// How long the answer may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Objects a page of a list.
+const PAGE: u32 = 500;
+/// The server itself gives a request 60 s, so a slow one is waited for.
+const ANSWER: Duration = Duration::from_secs(75);
+/// Seconds after which the server is to end a watch: spread, or the agents of a rollout come back together for ever.
+const WATCH_SECONDS: (u64, u64) = (200, 90);
+/// How much later than it should a watch may end.
+const LATE: Duration = Duration::from_secs(15);
+/// A watch that lived so long was a good one.
+const GOOD: Duration = Duration::from_secs(5);
 
-/// How the API server is doing.
-#[derive(Clone, Debug)]
-pub struct ApiServer {
-    /// Its address.
-    pub address: String,
-    /// Who told us the address.
-    pub source: String,
-    /// The last request was answered.
-    pub connected: bool,
-    /// What the last request that failed ended with.
-    pub last_error: Option<String>,
-    /// When it last answered or sent something.
-    pub heard: Option<Instant>,
-    /// When the nodes were last listed whole.
-    pub listed: Option<Instant>,
-}
-
-impl ApiServer {
-    /// Before the first request.
-    pub fn new(address: String, source: String) -> Self {
-        Self { address, source, connected: false, last_error: None, heard: None, listed: None }
-    }
+/// Why an attempt did not go on.
+enum End {
+    /// As it should, or by a connection that broke: go on from where we are.
+    Over,
+    /// What we know is no beginning any more: list.
+    Outdated,
+    /// It did not even begin.
+    Failed(Failure),
 }
 
 /// Watches until the process ends. Publishes the cluster after each whole list and each change that means something to us.
+/// `connect` gives a client; it is asked for another one while requests fail, so that no connection, certificate or name from
+/// before counts.
 pub async fn nodes(
-    client: kube::Client,
+    connect: impl AsyncFn() -> Result<kube::Client, ConnectError>,
     cluster: watch::Sender<Option<Arc<Cluster>>>,
     server: watch::Sender<ApiServer>,
 ) {
-    let mut contact = Contact { server, retry: RETRY.0 };
-    let mut nodes = Nodes::default();
+    let mut watcher = Watcher { contact: Contact::new(server), nodes: Nodes::new(cluster), version: None };
+    let mut client = None;
     loop {
-        let config = watcher::Config::default().any_semantic();
-        let mut events = pin!(watcher(Api::<NodeObject>::all(client.clone()), config));
-        loop {
-            let probe = contact.next_probe();
-            tokio::select! {
-                event = events.next() => match event {
-                    Some(Ok(event)) => {
-                        contact.answered(matches!(event, Event::InitDone));
-                        if nodes.take(event) {
-                            publish(&cluster, nodes.cluster());
-                        }
-                    }
-                    Some(Err(error)) => {
-                        contact.failed(&describe(&error)).await;
-                        if needs_new_list(&error) {
-                            break;
-                        }
-                    }
-                    None => break,
-                },
-                () = sleep_until(probe) => {
-                    let was_connected = contact.is_connected();
-                    match probe_server(&client).await {
-                        // The watch may hang on a connection that the outage has cut off without a word.
-                        Ok(()) if !was_connected => { contact.answered(false); break; }
-                        Ok(()) => contact.answered(false),
-                        Err(error) => contact.failed(&error).await,
-                    }
+        let began = Instant::now();
+        if client.is_none() || watcher.contact.is_failing() {
+            match connect().await {
+                Ok(new) => client = Some(new),
+                Err(error) => {
+                    let failure = Failure { kind: Kind::Certificate, reason: error.to_string(), retry_after: None };
+                    watcher.contact.failed(&failure, began);
                 }
             }
         }
+        let asked = match &client {
+            Some(client) => watcher.attempt(client).await,
+            None => None,
+        };
+        watcher.contact.wait(asked).await;
     }
 }
 
-/// Any answer will do, "forbidden" too.
-async fn probe_server(client: &kube::Client) -> Result<(), String> {
-    match timeout(PROBE_TIMEOUT, client.apiserver_version()).await {
-        Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(()),
-        Ok(Err(error)) => Err(with_causes(&error)),
-        Err(_) => Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
-    }
+struct Watcher {
+    contact: Contact,
+    nodes: Nodes,
+    /// Where the watch goes on; `None`: list first.
+    version: Option<String>,
 }
 
-/// The server answered, and refused to go on from where we were. It may be one with an older state than ours, which
-/// would refuse for ever: begin with a new list.
-fn needs_new_list(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(_)) | watcher::Error::WatchError(_))
-}
-
-fn describe(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error) => format!("list nodes: {}", with_causes(error)),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
-            format!("watch nodes: {}", with_causes(error))
-        }
-        watcher::Error::WatchError(status) => format!("watch nodes: {}", status.message),
-        watcher::Error::NoResourceVersion => "list nodes: the answer has no resourceVersion".to_owned(),
-    }
-}
-
-/// The error and what it came from: the outer words alone ("client error") say nothing.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-fn publish(sender: &watch::Sender<Option<Arc<Cluster>>>, cluster: Cluster) {
-    sender.send_if_modified(|published| {
-        let differs = published.as_deref() != Some(&cluster);
-        if differs {
-            *published = Some(Arc::new(cluster));
-        }
-        differs
-    });
-}
-
-/// Keeps [`ApiServer`] and logs it when it changes, not at every attempt.
-struct Contact {
-    server: watch::Sender<ApiServer>,
-    retry: Duration,
-}
-
-impl Contact {
-    fn is_connected(&self) -> bool {
-        self.server.borrow().connected
-    }
-
-    fn next_probe(&self) -> Instant {
-        let server = self.server.borrow();
-        let last = server.heard.unwrap_or_else(Instant::now);
-        if server.connected { last + QUIET } else { Instant::now() + RETRY.1 }
-    }
-
-    fn answered(&mut self, listed: bool) {
-        self.retry = RETRY.0;
-        let now = Instant::now();
-        self.server.send_modify(|server| {
-            if !server.connected {
-                info!(object = "API server", address = server.address, source = server.source, "connected");
+impl Watcher {
+    /// Lists if it must, and watches as long as it can. Gives the time that the server asks us to wait.
+    async fn attempt(&mut self, client: &kube::Client) -> Option<Duration> {
+        let api = Api::<NodeObject>::all(client.clone());
+        let began = Instant::now();
+        let end = match self.version.take() {
+            Some(version) => self.watch(client, &api, version).await,
+            None => match self.list(client, &api).await {
+                Ok(version) => self.watch(client, &api, version).await,
+                Err(end) => end,
+            },
+        };
+        match end {
+            End::Over => None,
+            End::Outdated => {
+                self.version = None;
+                None
             }
-            server.connected = true;
-            server.heard = Some(now);
-            if listed {
-                server.listed = Some(now);
-            }
-        });
-    }
-
-    async fn failed(&mut self, reason: &str) {
-        self.server.send_modify(|server| {
-            if server.connected || server.last_error.is_none() {
-                warn!(
-                    object = "API server",
-                    address = server.address,
-                    source = server.source,
-                    reason,
-                    "cannot be used; everything in the kernel stays as it is, and the agent tries again"
-                );
-            }
-            server.connected = false;
-            server.last_error = Some(reason.to_owned());
-        });
-        sleep(self.retry).await;
-        self.retry = (self.retry * 2).min(RETRY.1);
-    }
-}
-
-/// All nodes, kept up to date event by event.
-#[derive(Default)]
-struct Nodes {
-    current: BTreeMap<String, (Node, Vec<Problem>)>,
-    /// What a list that is under way has brought so far. The old nodes count until it is whole.
-    list: BTreeMap<String, (Node, Vec<Problem>)>,
-}
-
-impl Nodes {
-    /// Whether the cluster is whole and may have changed.
-    fn take(&mut self, event: Event<NodeObject>) -> bool {
-        match event {
-            Event::Init => self.list.clear(),
-            Event::InitApply(object) => insert(&mut self.list, &object),
-            Event::InitDone => {
-                self.current = std::mem::take(&mut self.list);
-                return true;
-            }
-            Event::Apply(object) => {
-                insert(&mut self.current, &object);
-                return true;
-            }
-            Event::Delete(object) => {
-                self.current.remove(object.metadata.name.as_deref().unwrap_or_default());
-                return true;
+            End::Failed(failure) => {
+                self.contact.failed(&failure, began);
+                if failure.kind == Kind::Expired || (self.contact.is_away() && failure.server_may_change()) {
+                    self.version = None;
+                }
+                failure.retry_after
             }
         }
-        false
     }
 
-    fn cluster(&self) -> Cluster {
-        Cluster {
-            nodes: self.current.iter().map(|(name, (node, _))| (name.clone(), node.clone())).collect(),
-            problems: self.current.values().flat_map(|(_, problems)| problems.clone()).collect(),
+    /// Lists everything and gives its version.
+    async fn list(&mut self, client: &kube::Client, api: &Api<NodeObject>) -> Result<String, End> {
+        const LIST: &str = "list nodes";
+        let mut nodes = Vec::new();
+        let mut parameters = ListParams::default().limit(PAGE);
+        loop {
+            let answer = supervised(client, &mut self.contact, SLOW, timeout(ANSWER, api.list(&parameters))).await;
+            let page = match answer {
+                None => return Err(End::Outdated),
+                Some(Err(_)) => return Err(End::Failed(Failure::silence(LIST, ANSWER))),
+                Some(Ok(Err(error))) => return Err(End::Failed(Failure::of(LIST, &error))),
+                Some(Ok(Ok(page))) => page,
+            };
+            self.contact.heard();
+            nodes.extend(page.items);
+            parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if parameters.continue_token.is_none() {
+                let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+                let nonsense = || Failure {
+                    kind: Kind::Answer,
+                    reason: format!("{LIST}: the answer has no resourceVersion"),
+                    retry_after: None,
+                };
+                let version = version.ok_or_else(|| End::Failed(nonsense()))?;
+                self.contact.listed();
+                self.nodes.replace(nodes);
+                return Ok(version);
+            }
         }
     }
-}
 
-fn insert(nodes: &mut BTreeMap<String, (Node, Vec<Problem>)>, object: &NodeObject) {
-    let (node, problems) = convert::node(object);
-    nodes.insert(node.name.clone(), (node, problems));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn object(name: &str) -> NodeObject {
-        NodeObject {
-            metadata: kube::core::ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
-            ..NodeObject::default()
+    /// Watches from a version on, and keeps the last one that it saw.
+    async fn watch(&mut self, client: &kube::Client, api: &Api<NodeObject>, version: String) -> End {
+        const WATCH: &str = "watch nodes";
+        let seconds =
+            spread(Duration::from_secs(WATCH_SECONDS.0), Duration::from_secs(WATCH_SECONDS.1)).as_secs() as u32;
+        let parameters = WatchParams::default().timeout(seconds);
+        let began = Instant::now();
+        let last = began + Duration::from_secs(seconds.into()) + LATE;
+        let answer =
+            supervised(client, &mut self.contact, SLOW, timeout(ANSWER, api.watch(&parameters, &version))).await;
+        self.version = Some(version);
+        let events = match answer {
+            None => return End::Outdated,
+            Some(Err(_)) => return End::Failed(Failure::silence(WATCH, ANSWER)),
+            Some(Ok(Err(error))) => return End::Failed(Failure::of(WATCH, &error)),
+            Some(Ok(Ok(events))) => events,
+        };
+        let mut events = pin!(events);
+        self.contact.watching();
+        let end = loop {
+            let event = timeout_at(last, supervised(client, &mut self.contact, QUIET, events.next())).await;
+            match event {
+                // It should have ended long ago: the end was lost on the way.
+                Err(_) => break End::Over,
+                // The server was away, and may be another.
+                Ok(None) => break End::Outdated,
+                Ok(Some(None)) => break End::Over,
+                // It was away for too long to believe what this watch says next.
+                Ok(Some(Some(Ok(_)))) if self.contact.is_away() => break End::Outdated,
+                Ok(Some(Some(Ok(event)))) => {
+                    if self.contact.is_failing() {
+                        self.contact.watching();
+                    }
+                    self.contact.heard();
+                    if !self.take(event) {
+                        break End::Outdated;
+                    }
+                    self.contact.works();
+                }
+                Ok(Some(Some(Err(kube::Error::ReadEvents(error))))) => {
+                    debug!(object = "API server", reason = %error, "the watch broke; going on from where it was");
+                    break End::Over;
+                }
+                Ok(Some(Some(Err(error)))) => {
+                    debug!(object = "API server", reason = %error, "the watch makes no sense; listing anew");
+                    break End::Outdated;
+                }
+            }
+        };
+        if began.elapsed() >= GOOD {
+            self.contact.works();
         }
+        end
     }
 
-    #[test]
-    fn the_old_nodes_count_until_a_new_list_is_whole() {
-        let mut nodes = Nodes::default();
-        for name in ["one", "two"] {
-            assert!(!nodes.take(Event::InitApply(object(name))));
-        }
-        assert!(nodes.take(Event::InitDone));
-        assert!(!nodes.take(Event::Init));
-        assert!(!nodes.take(Event::InitApply(object("two"))));
-        assert_eq!(nodes.cluster().nodes.len(), 2);
-        assert!(nodes.take(Event::InitDone));
-        assert_eq!(nodes.cluster().nodes.keys().collect::<Vec<_>>(), ["two"]);
-        assert!(nodes.take(Event::Delete(object("two"))));
-        assert!(nodes.cluster().nodes.is_empty());
-    }
-
-    #[test]
-    fn a_heartbeat_of_a_node_that_changes_nothing_for_us_is_not_published() {
-        let (sender, mut receiver) = watch::channel(None);
-        let mut nodes = Nodes::default();
-        nodes.take(Event::Apply(object("one")));
-        publish(&sender, nodes.cluster());
-        assert!(receiver.has_changed().unwrap());
-        receiver.mark_unchanged();
-        nodes.take(Event::Apply(object("one")));
-        publish(&sender, nodes.cluster());
-        assert!(!receiver.has_changed().unwrap());
+    /// Whether the watch can be believed after this event.
+    fn take(&mut self, event: WatchEvent<NodeObject>) -> bool {
+        let version = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                self.nodes.set(&object);
+                object.metadata.resource_version
+            }
+            WatchEvent::Deleted(object) => {
+                self.nodes.remove(&object);
+                object.metadata.resource_version
+            }
+            WatchEvent::Bookmark(bookmark) => Some(bookmark.metadata.resource_version),
+            WatchEvent::Error(status) => {
+                debug!(object = "API server", code = status.code, reason = status.message, "an error among the events");
+                return false;
+            }
+        };
+        self.version = version.filter(|version| !version.is_empty());
+        self.version.is_some()
     }
 }

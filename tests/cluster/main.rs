@@ -14,9 +14,11 @@ mod leavings;
 mod nodes;
 mod pods;
 mod rbac;
+mod restart;
 mod single_stack;
 mod survival;
 mod survival_agent;
+mod survival_runtime;
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -70,7 +72,9 @@ fn cases(network: Network) -> Vec<Case> {
     let any = [pods::CASES, large::CASES, host::CASES, kubelet::CASES, nodes::CASES].concat();
     match network {
         Network::Ptp => any,
-        Network::Weft => [&any, agent::CASES, rbac::CASES, survival_agent::CASES, churn::CASES].concat(),
+        Network::Weft => {
+            [&any, agent::CASES, rbac::CASES, survival_agent::CASES, survival_runtime::CASES, churn::CASES].concat()
+        }
     }
 }
 

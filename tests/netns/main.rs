@@ -14,5 +14,7 @@ mod plugin_check;
 mod plugin_failures;
 mod plugin_gc;
 mod plugin_judges;
+mod plugin_kill;
+mod plugin_kill_bed;
 mod plugin_node;
 mod two_nodes;

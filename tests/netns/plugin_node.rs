@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use weft_cni::program::{self, Plugin};
 use weft_tests::binaries;
 use weft_tests::netns::Namespace;
 
@@ -66,7 +67,8 @@ impl PluginNode {
         });
     }
 
-    fn here(families: &[u8]) -> Self {
+    /// A node in the namespace of this thread, where a session has loaded the programs.
+    pub(crate) fn here(families: &[u8]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let node = Self { state, program: binaries::weft_cni().unwrap(), families: families.to_vec() };
         node.write_facts(&[]);
@@ -88,6 +90,11 @@ impl PluginNode {
             facts[key] = value.clone();
         }
         fs::write(self.file("node.json"), facts.to_string()).unwrap();
+    }
+
+    /// The plugin.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
     }
 
     /// A file of the state directory.
@@ -117,6 +124,19 @@ impl PluginNode {
     /// Calls the plugin as a runtime does.
     pub(crate) fn call(&self, variables: &[(&str, &str)], configuration: &Value) -> Answer {
         call(&self.program, variables, configuration)
+    }
+
+    /// The same in this process, for hundreds of calls. Not for DEL, which forks and so wants a process of its own.
+    pub(crate) fn call_here(&self, variables: &[(&str, &str)], configuration: &Value) -> Answer {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        let input = configuration.to_string();
+        let code = program::run(Plugin::Weft, &[], variable, input.as_bytes(), &mut output, &mut errors);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Answer { code: Some(code.into()), output: text(output), errors: text(errors) }
     }
 
     /// A link to the plugin by the name of the loopback plugin.

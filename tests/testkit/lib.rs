@@ -29,6 +29,7 @@ pub mod plan;
 pub mod pod_namespace;
 mod process;
 pub mod reexec;
+pub mod syscalls;
 pub mod tools;
 pub mod traffic;
 mod traffic_packets;

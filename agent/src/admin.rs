@@ -73,6 +73,7 @@ pub fn lock(state_directory: &Path) -> Result<Lock, AdminError> {
 #[derive(Clone)]
 struct Admin {
     view: View,
+    state_directory: PathBuf,
     questions: mpsc::Sender<Question>,
 }
 
@@ -96,12 +97,19 @@ pub fn listen(state_directory: &Path) -> Result<UnixListener, AdminError> {
 }
 
 /// Serves the socket as long as the process lives.
-pub async fn serve(listener: UnixListener, view: View, questions: mpsc::Sender<Question>) -> io::Result<()> {
+pub async fn serve(
+    listener: UnixListener,
+    view: View,
+    state_directory: PathBuf,
+    questions: mpsc::Sender<Question>,
+) -> io::Result<()> {
     let router = Router::new()
         .route("/status", get(|State(admin): State<Arc<Admin>>| async move { Json(admin.view.status()) }))
         .route("/nodes", get(nodes))
         .route("/routes", get(routes))
-        .with_state(Arc::new(Admin { view, questions }));
+        .route("/pods", get(pods))
+        .route("/drops", get(drops))
+        .with_state(Arc::new(Admin { view, state_directory, questions }));
     axum::serve(listener, router).await
 }
 
@@ -130,6 +138,19 @@ async fn routes(State(admin): State<Arc<Admin>>) -> Response {
         Ok(Err(blocked)) => {
             Json(RoutesReport { source: Source::Agent, problems: all(blocked), routes: Vec::new() }).into_response()
         }
+    }
+}
+
+async fn pods(State(admin): State<Arc<Admin>>) -> Response {
+    let report =
+        crate::pods::report(Source::Agent, &admin.view.pin_directory, &admin.state_directory, Vec::new()).await;
+    Json(report).into_response()
+}
+
+async fn drops(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.view.drops() {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 

@@ -85,7 +85,8 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     };
     let health = health::serve("health", config.health_address, health::router(view.clone()));
     let metrics = health::serve("metrics", config.metrics_address, metrics::router(registry));
-    let admin = admin::serve(admin::listen(&config.state_directory)?, view, question_sender);
+    let listener = admin::listen(&config.state_directory)?;
+    let admin = admin::serve(listener, view, config.state_directory.clone(), question_sender);
 
     // API server -> watch -> cluster -> reconcile -> kernel.
     let watch = kubernetes_watch::nodes(connect, cluster_sender, api_sender);

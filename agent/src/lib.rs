@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod model;
 pub mod offline;
 pub mod overlay;
+pub mod pods;
 pub mod readiness;
 pub mod reclaim;
 pub mod report;

@@ -13,8 +13,9 @@ use crate::datapath::requirements::Requirements;
 use crate::datapath::{Kernel, KernelError};
 use crate::model::problem::Problem;
 use crate::overlay::state::OverlayState;
-use crate::report::{self, NodesReport, RoutesReport, Source, Status};
-use crate::view::kernel_status;
+use crate::pods;
+use crate::report::{self, DropsReport, NodesReport, PodsReport, RoutesReport, Source, Status};
+use crate::view::{self, kernel_status};
 
 /// Not even that can be read.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ impl Offline {
     /// `weft status`.
     pub fn status(&self) -> Result<Status, OfflineError> {
         let requirements = Requirements::of_this_node(&self.pin_directory, Path::new("/proc/sys"));
-        let counters = Maps::open(&self.pin_directory)?.drops()?;
+        let drops = view::drops(Source::Offline, &self.pin_directory, Vec::new())?.drops;
         let own = self.observed.node_addresses.iter().filter(|(_, entry)| entry.local);
         Ok(Status {
             source: Source::Offline,
@@ -88,9 +89,19 @@ impl Offline {
             underlay: None,
             pod_mtu_bytes: self.facts.as_ref().map(|facts| facts.mtu),
             sync_age_seconds: None,
-            drops: report::drops(&counters),
+            drops,
         })
     }
+}
+
+/// `weft pods`. What cannot be read is among its problems.
+pub async fn pods(pin_directory: &Path, state_directory: &Path) -> PodsReport {
+    pods::report(Source::Offline, pin_directory, state_directory, vec![agent_away()]).await
+}
+
+/// `weft drops`.
+pub fn drops(pin_directory: &Path) -> Result<DropsReport, OfflineError> {
+    Ok(view::drops(Source::Offline, pin_directory, vec![agent_away()])?)
 }
 
 fn agent_away() -> Problem {

@@ -1,18 +1,18 @@
 //! What every server of the agent may look at: snapshots of the loop and of the watch. Nobody writes through it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_common::layout::LAYOUT_VERSION;
 
-use crate::datapath::maps::Maps;
+use crate::datapath::maps::{Maps, MapsError};
 use crate::datapath::requirements::Requirements;
 use crate::kubernetes::watch::ApiServer;
 use crate::model::problem::Problem;
 use crate::overlay::driver::Snapshot;
 use crate::readiness;
-use crate::report::{self, ApiServerStatus, KernelStatus, Source, Status};
+use crate::report::{self, ApiServerStatus, DropsReport, KernelStatus, Source, Status};
 
 /// The agent as others see it.
 #[derive(Clone, Debug)]
@@ -53,9 +53,9 @@ impl View {
         let snapshot = self.overlay.borrow().clone();
         let reasons = readiness::reasons(&snapshot, &self.node);
         let mut problems = readiness::other_problems(&snapshot);
-        let counters = Maps::open(&self.pin_directory).and_then(|maps| maps.drops()).unwrap_or_else(|error| {
+        let drops = self.drops().unwrap_or_else(|error| {
             problems.push(Problem::new("map DROPS", error.to_string(), "see the message"));
-            Vec::new()
+            DropsReport { source: Source::Agent, problems: Vec::new(), map_id: 0, drops: Vec::new() }
         });
         let comparison = snapshot.pass.as_ref().and_then(|pass| pass.comparison.as_ref().ok().cloned());
         let own = snapshot.cluster.as_ref().and_then(|cluster| cluster.nodes.get(&self.node));
@@ -77,9 +77,20 @@ impl View {
                 .map(|device| device.mtu),
             underlay: comparison.map(|comparison| comparison.underlay.clone()),
             sync_age_seconds: snapshot.in_sync.map(age_seconds),
-            drops: report::drops(&counters),
+            drops: drops.drops,
         }
     }
+
+    /// `weft drops`. `weft status` shows the same counters.
+    pub fn drops(&self) -> Result<DropsReport, MapsError> {
+        drops(Source::Agent, &self.pin_directory, Vec::new())
+    }
+}
+
+/// The counters of dropped packets, as data for people and programs.
+pub fn drops(source: Source, pin_directory: &Path, problems: Vec<Problem>) -> Result<DropsReport, MapsError> {
+    let (map_id, counters) = Maps::open(pin_directory)?.numbered_drops()?;
+    Ok(DropsReport { source, problems, map_id, drops: report::drops(&counters) })
 }
 
 /// The kernel of this node, as data for people and programs.

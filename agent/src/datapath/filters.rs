@@ -54,7 +54,8 @@ pub(super) async fn set(
     set.map_err(|error| error.with_hint(libc::ENOENT, "load the module: `modprobe cls_bpf` on the node"))
 }
 
-async fn find(requests: &Requests, device: u32, hook: Hook) -> Result<Option<OurFilter>, NetlinkError> {
+/// Our filter at a hook.
+pub(super) async fn find(requests: &Requests, device: u32, hook: Hook) -> Result<Option<OurFilter>, NetlinkError> {
     match requests.dump(filter_messages::list(device, side(hook))).await {
         // The device has gone since it was listed.
         Err(error) if error.is(libc::ENODEV) => Ok(None),

@@ -187,16 +187,24 @@ impl Maps {
 
     /// Packets dropped since the maps were made, for every program and reason, zeros included.
     pub fn drops(&self) -> Result<Vec<(Program, DropReason, u64)>, MapsError> {
-        let counters: PerCpuArray<_, u64> = self.typed(map::DROPS)?;
+        self.numbered_drops().map(|(_, counters)| counters)
+    }
+
+    /// The same, and the kernel's number of the map that counts: another number is another map, which began at zero.
+    pub fn numbered_drops(&self) -> Result<(u32, Vec<(Program, DropReason, u64)>), MapsError> {
+        let path = self.directory.join(map::DROPS);
+        let opened = MapData::from_pin(&path).and_then(|data| Ok((data.info()?.id(), data)));
+        let counters = opened.and_then(|(id, data)| Ok((id, PerCpuArray::try_from(Map::from_map_data(data)?)?)));
+        let (id, counters): (u32, PerCpuArray<_, u64>) =
+            counters.map_err(|error| MapsError::Open { path, source: said(error) })?;
         let pairs =
             Program::ALL.into_iter().flat_map(|program| DropReason::ALL.iter().map(move |&reason| (program, reason)));
-        pairs
-            .map(|(program, reason)| {
-                let per_cpu = counters.get(&counter_index(program, reason), 0);
-                let per_cpu = per_cpu.map_err(|error| self.failed("read", map::DROPS, reason.name(), error))?;
-                Ok((program, reason, per_cpu.iter().sum()))
-            })
-            .collect()
+        let sums = pairs.map(|(program, reason)| {
+            let per_cpu = counters.get(&counter_index(program, reason), 0);
+            let per_cpu = per_cpu.map_err(|error| self.failed("read", map::DROPS, reason.name(), error))?;
+            Ok((program, reason, per_cpu.iter().sum()))
+        });
+        Ok((id, sums.collect::<Result<_, _>>()?))
     }
 
     fn endpoints_map(&self) -> Result<HashMap<MapData, AddressBytes, Endpoint>, MapsError> {

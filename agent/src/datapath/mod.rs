@@ -11,6 +11,7 @@ mod masquerade;
 mod netfilter;
 pub mod notifications;
 pub mod object;
+pub mod pod_interfaces;
 pub mod programs;
 pub mod requests;
 pub mod requirements;

@@ -1,0 +1,135 @@
+//! `weft drops`: the packets that our programs did not let through, by program and reason. `weft status` shows the same counters.
+
+use serde::{Deserialize, Serialize};
+use weft_common::reason::{DropReason, Program};
+
+use super::Source;
+use crate::model::problem::Problem;
+
+/// `weft drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DropsReport {
+    /// Who answered.
+    pub source: Source,
+    /// What is in the way of a full answer.
+    pub problems: Vec<Problem>,
+    /// The kernel's number of the map with the counters. Another number is another map, which counts from zero.
+    pub map_id: u32,
+    /// Counters that are not zero, by program and reason.
+    pub drops: Vec<Drop>,
+}
+
+/// A counter of dropped packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drop {
+    /// The program.
+    pub program: String,
+    /// The reason's name.
+    pub reason: String,
+    /// The reason in a sentence.
+    pub explanation: String,
+    /// What to do about it.
+    pub next_step: String,
+    /// Packets since the maps were made.
+    pub packets: u64,
+}
+
+/// Counters that are not zero.
+pub fn drops(counters: &[(Program, DropReason, u64)]) -> Vec<Drop> {
+    let counted = counters.iter().filter(|(_, _, packets)| *packets > 0);
+    let drop = |(program, reason, packets): &(Program, DropReason, u64)| Drop {
+        program: program.name().to_owned(),
+        reason: reason.name().to_owned(),
+        explanation: reason.explanation().trim().to_owned(),
+        next_step: next_step(*reason).to_owned(),
+        packets: *packets,
+    };
+    counted.map(drop).collect()
+}
+
+/// Who must do what. DEVICE stands for what `weft pods` shows.
+fn next_step(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::Truncated => {
+            "Somebody builds broken packets. `weft pods` shows under DROPPED which pod; `tcpdump -ni DEVICE` shows what it sends"
+        }
+        DropReason::NotIp => {
+            "Pods speak IPv4, IPv6 and ARP, without VLANs. `weft pods` shows under DROPPED who sends something else; `tcpdump -eni DEVICE` \
+             shows what"
+        }
+        DropReason::LinkLocalIgnored => "Nothing: every pod whose kernel knows IPv6 sends some",
+        DropReason::SourceNotPod => {
+            "A pod sends from an address that it was not given: a VPN or a container network inside it, or an attack. `weft pods` shows \
+             under DROPPED which pod; `tcpdump -ni DEVICE` shows the address. Its owner must act"
+        }
+        DropReason::DestinationNotPod => {
+            "The host sends a pod what is for another address: somebody's route leads to the pod's device. \
+             `ip route show table all | grep DEVICE` shows it; remove it"
+        }
+        DropReason::NotConfigured => {
+            "Normal before the agent's first start on this node ends. If it goes on, `weft status` says what keeps the agent"
+        }
+        DropReason::HelperFailed => {
+            "Normal for the last packets to a pod that ends. If it goes on, see `weft pods` and `ip -s link show weft0`, and report it with \
+             the kernel's version"
+        }
+        DropReason::NoTunnelKey => {
+            "weft0 is not as weft makes it. `ip -d link show weft0` must say `external`; the agent makes it anew, its log says why not"
+        }
+        DropReason::WrongVni => {
+            "Another overlay network uses UDP port 4789 too. `tcpdump -ni any udp port 4789` shows who sends; keep the two apart by \
+             firewall, or give the other one another port"
+        }
+        DropReason::OuterSourceUnknown => {
+            "Normal for a moment when a node joins. Else a machine that is no node sends VXLAN here, or a node whose InternalIPs are \
+             wrong: compare `weft nodes` with `tcpdump -ni any udp port 4789`, and set the kubelet's --node-ip there"
+        }
+        DropReason::InnerSourceMismatch => {
+            "Normal for a moment when a podCIDR moves. Else a node sends packets with addresses of others: compare `weft nodes` here and \
+             on the node that `tcpdump -ni any udp port 4789` shows"
+        }
+        DropReason::NotForThisNode => {
+            "Normal for a moment when a podCIDR moves. Else another node takes this one for the owner of a podCIDR: compare `weft nodes` \
+             here and there"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_zero_are_left_out() {
+        let counters = [(Program::FromPod, DropReason::SourceNotPod, 3), (Program::ToPod, DropReason::Truncated, 0)];
+        let counted = drops(&counters);
+        assert_eq!(counted.len(), 1);
+        assert_eq!((counted[0].reason.as_str(), counted[0].packets), ("source_not_pod", 3));
+    }
+
+    #[test]
+    fn every_reason_says_what_it_means_and_what_to_do() {
+        let counters: Vec<_> = DropReason::ALL.iter().map(|reason| (Program::FromPod, *reason, 1)).collect();
+        for drop in drops(&counters) {
+            assert!(drop.explanation.ends_with('.') && !drop.explanation.starts_with(' '), "{drop:?}");
+            assert!(drop.next_step.len() > 20 && !drop.next_step.contains("  "), "{drop:?}");
+        }
+    }
+
+    #[test]
+    fn the_names_in_json_are_those_that_programs_read() {
+        let report = DropsReport {
+            source: Source::Agent,
+            problems: Vec::new(),
+            map_id: 7,
+            drops: drops(&[(Program::FromPod, DropReason::SourceNotPod, 3)]),
+        };
+        let json = serde_json::to_value(report).unwrap();
+        assert_eq!((&json["source"], &json["mapId"]), (&"agent".into(), &7.into()));
+        for key in ["program", "reason", "explanation", "nextStep", "packets"] {
+            assert!(json["drops"][0].get(key).is_some(), "{key} is missing in {json}");
+        }
+    }
+}

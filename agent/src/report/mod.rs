@@ -1,0 +1,32 @@
+//! What operators ask: one file a verb of the `weft` command. The answers as data, whose JSON names stay as they are, and pure
+//! functions that make them out of what should be there and what is there, so that the command can use them while the agent is away.
+
+mod drops;
+#[cfg(test)]
+mod fixture;
+mod nodes;
+mod pod_damage;
+mod pods;
+#[cfg(test)]
+mod pods_tests;
+mod routes;
+mod status;
+
+use serde::{Deserialize, Serialize};
+
+pub use drops::{Drop, DropsReport, drops};
+pub use nodes::{NodeReport, NodesReport, nodes, nodes_of_maps};
+pub use pod_damage::{Damage, DamageKind};
+pub use pods::{Evidence, PodCounters, PodReport, PodsReport, Records, pods, select};
+pub use routes::{RouteReport, RouteState, RoutesReport, owners, routes, routes_of_maps};
+pub use status::{ApiServerStatus, KernelStatus, Status};
+
+/// Who answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// The agent of this node.
+    Agent,
+    /// The pinned maps, the state directory and the kernel: the agent does not answer.
+    Offline,
+}

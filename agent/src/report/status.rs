@@ -1,0 +1,102 @@
+//! `weft status`: healthy or not, and why.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use super::{Drop, Source};
+use crate::model::problem::Problem;
+use crate::overlay::state::Underlay;
+
+/// `weft status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Who answered.
+    pub source: Source,
+    /// Nothing keeps this node's pods from talking to others.
+    pub healthy: bool,
+    /// Why it is not healthy: empty if, and only if, it is.
+    pub reasons: Vec<Problem>,
+    /// What else is wrong, with other nodes or single pods.
+    pub problems: Vec<Problem>,
+    /// The Node's name.
+    pub node: String,
+    /// Version of who answered.
+    pub version: String,
+    /// The API server; absent without an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_server: Option<ApiServerStatus>,
+    /// The kernel.
+    pub kernel: KernelStatus,
+    /// Version of the layout of everything pinned.
+    pub layout: u32,
+    /// This node's podCIDRs.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// This node's InternalIPs, or what is known of them.
+    #[serde(rename = "internalIPs")]
+    pub internal_ips: Vec<IpAddr>,
+    /// The device below the overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<Underlay>,
+    /// MTU of pods, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_mtu_bytes: Option<u32>,
+    /// Seconds since everything was last in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_age_seconds: Option<f64>,
+    /// Counters of packets that our programs dropped, without those that are zero.
+    pub drops: Vec<Drop>,
+}
+
+/// The API server, as the agent sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiServerStatus {
+    /// Its address.
+    pub address: String,
+    /// Who told the agent that address.
+    pub source: String,
+    /// The last request was answered.
+    pub connected: bool,
+    /// What the last request that failed ended with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Seconds since the API server was last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_age_seconds: Option<f64>,
+    /// Seconds since the nodes were last listed whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list_age_seconds: Option<f64>,
+}
+
+/// The kernel of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelStatus {
+    /// `uname -r`.
+    pub release: String,
+    /// What weft would like and this kernel lacks, with the next step.
+    pub missing: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_names_carry_their_units() {
+        let status = ApiServerStatus {
+            address: "https://192.0.2.1:6443".to_owned(),
+            source: "--api-server".to_owned(),
+            connected: false,
+            last_error: Some("refused".to_owned()),
+            sync_age_seconds: Some(1.5),
+            list_age_seconds: None,
+        };
+        let json = serde_json::to_value(status).unwrap();
+        assert_eq!((json["syncAgeSeconds"].as_f64(), json["lastError"].as_str()), (Some(1.5), Some("refused")));
+    }
+}

@@ -9,6 +9,7 @@ mod kernel;
 mod kernel_repair;
 mod kernel_session;
 mod masquerade;
+mod operators;
 mod plugin;
 mod plugin_check;
 mod plugin_failures;

@@ -12,10 +12,14 @@ use crate::Case;
 use crate::fixture::Fixture;
 use crate::kubelet::{delete_pod, run_pod};
 
-pub(crate) const CASES: &[Case] = &[
+/// What the agents say of themselves and leave behind, on any cluster.
+pub(crate) const REPORTS: &[Case] = &[
     ("every_agent_says_that_it_is_healthy", healthy),
     ("every_agent_and_ip_route_agree_on_the_routes", routes_agree),
     ("a_deleted_pod_leaves_no_device_behind", no_device_left),
+];
+
+pub(crate) const CASES: &[Case] = &[
     ("killed_agents_lose_no_packet_and_change_no_route", killed),
     ("replaced_agents_lose_no_packet_and_change_no_route", replaced),
 ];
@@ -61,7 +65,7 @@ fn routes_agree(fixture: &Fixture) -> Result<()> {
         let report = weft(&cluster, &agent, "routes")?;
         let routes = report["routes"].as_array().context("there is a list of routes")?;
         // One a podCIDR of every node, its own ones included.
-        ensure!(routes.len() == 2 * cluster.nodes().len(), "{} routes are known", routes.len());
+        ensure!(routes.len() == cluster.family().count() * cluster.nodes().len(), "{} routes are known", routes.len());
         for route in routes {
             let destination = route["destination"].as_str().context("a route has a destination")?;
             ensure!(route["state"] == "ok", "{} has a difference: {route}", node.name());

@@ -1,4 +1,4 @@
-//! The cluster that the cases share.
+//! A cluster that cases share.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use weft_tests::cluster::Cluster;
 use weft_tests::echo::{self, Pod};
 use weft_tests::owned_cluster::{Options, OwnedCluster};
-use weft_tests::plan::Family;
 use weft_tests::{network, weft_image};
+
+use crate::topology::Topology;
 
 /// Whose Pod network it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,15 +28,15 @@ impl Network {
     }
 }
 
-/// A running cluster of two nodes, with the echo application on each.
+/// A running cluster, with the echo application on each of its nodes.
 pub(crate) struct Fixture {
     cluster: RwLock<OwnedCluster>,
     pub(crate) network: Network,
 }
 
 impl Fixture {
-    pub(crate) fn start(network: Network) -> Result<Self> {
-        Ok(Self { cluster: RwLock::new(start(network, Family::Dual)?), network })
+    pub(crate) fn start(network: Network, topology: Topology) -> Result<Self> {
+        Ok(Self { cluster: RwLock::new(start(network, topology.options())?), network })
     }
 
     pub(crate) fn cluster(&self) -> Result<RwLockReadGuard<'_, OwnedCluster>> {
@@ -60,8 +61,8 @@ impl Fixture {
     }
 }
 
-/// Starts a cluster of two nodes with this network, and the echo application on it.
-pub(crate) fn start(network: Network, family: Family) -> Result<OwnedCluster> {
+/// Starts a cluster with this network, and the echo application on it.
+pub(crate) fn start(network: Network, options: Options) -> Result<OwnedCluster> {
     let mut archives = Vec::new();
     if network == Network::Weft {
         let archive = weft_image::archive(&top())?;
@@ -69,7 +70,7 @@ pub(crate) fn start(network: Network, family: Family) -> Result<OwnedCluster> {
         archives.push(archive);
     }
     let progress = Box::new(|text: &str| eprintln!("cluster: {text}"));
-    let cluster = OwnedCluster::start(Options { id: None, nodes: 2, family, images: archives, progress })?;
+    let cluster = OwnedCluster::start(Options { images: archives, progress, ..options })?;
     let ready = install(network, &cluster).and_then(|()| {
         cluster.wait_for_nodes()?;
         echo::deploy(&cluster)

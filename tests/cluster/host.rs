@@ -45,7 +45,7 @@ fn serve(node: &Node) -> Result<Child> {
     let agnhost = tools::path("agnhost")?;
     let ports = (format!("--http-port={NODE_PORT}"), format!("--udp-port={}", NODE_PORT + 1));
     let child = node.spawn("netexec", [agnhost.as_os_str(), "netexec".as_ref(), ports.0.as_ref(), ports.1.as_ref()])?;
-    let url = format!("http://127.0.0.1:{NODE_PORT}/hostname");
+    let url = format!("http://localhost:{NODE_PORT}/hostname");
     wait::until(Duration::from_secs(20), "the server on the node", || node.run(["curl", "--silent", "--fail", &url]))?;
     Ok(child)
 }
@@ -64,23 +64,26 @@ fn pods_to_nodes(fixture: &Fixture) -> Result<()> {
 fn ask_nodes(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     for pod in pods {
         for (position, node) in cluster.nodes().iter().enumerate() {
-            for interface in plan::node(cluster.family(), position + 1) {
-                let url = format!("http://{}:{NODE_PORT}/hostname", url_host(interface.address));
-                let words = ["curl", "--silent", "--show-error", "--fail", "--globoff", "--max-time", "10", &url];
-                let answer = cluster.exec(&pod.name, words)?;
-                ensure!(answer == node.name(), "{} answered {answer}, not {}", interface.address, node.name());
-                cluster.exec(&pod.name, ["ping", "-c", "1", "-W", "5", &interface.address.to_string()])?;
+            let devices = cluster.wiring().devices(cluster.family(), position + 1);
+            for interface in devices.iter().flat_map(|device| &device.addresses) {
+                let (host, address) = (url_host(interface.address), interface.address);
+                let ask = format!(
+                    "curl --silent --show-error --fail --globoff --max-time 10 'http://{host}:{NODE_PORT}/hostname'"
+                );
+                let answer =
+                    cluster.exec(&pod.name, ["sh", "-c", &format!("{ask} && ping -q -c 1 -W 5 {address} >&2")])?;
+                ensure!(answer == node.name(), "{address} answered {answer}, not {}", node.name());
             }
         }
     }
     Ok(())
 }
 
-/// The addresses of the node that a Pod runs on.
+/// Addresses with which what a Pod sends to the world may leave its node.
 fn node_addresses(cluster: &Cluster, pod: &Pod) -> Result<Vec<IpAddr>> {
     let position = cluster.nodes().iter().position(|node| node.name() == pod.node);
     let number = position.with_context(|| format!("there is no {}", pod.node))? + 1;
-    Ok(plan::node(cluster.family(), number).iter().map(|interface| interface.address).collect())
+    Ok(cluster.wiring().seen_by_world(cluster.family(), number))
 }
 
 fn pods_to_world(fixture: &Fixture) -> Result<()> {

@@ -12,8 +12,10 @@ use weft_tests::wait;
 use crate::Case;
 use crate::fixture::Fixture;
 
-pub(crate) const CASES: &[Case] = &[
-    ("kubectl_exec_and_logs_work_for_every_pod", exec_and_logs),
+/// What kubectl needs, on any cluster.
+pub(crate) const EXEC_AND_LOGS: &[Case] = &[("kubectl_exec_and_logs_work_for_every_pod", exec_and_logs)];
+
+pub(crate) const PROBES: &[Case] = &[
     ("probes_by_http_tcp_and_exec_make_a_pod_ready", good_probes),
     ("a_failing_liveness_probe_restarts_the_container", failing_liveness),
 ];

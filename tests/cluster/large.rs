@@ -9,12 +9,14 @@ use crate::Case;
 use crate::fixture::Fixture;
 use crate::pods::each_way;
 
-pub(crate) const CASES: &[Case] = &[
+/// Packets, on any cluster.
+pub(crate) const PACKETS: &[Case] = &[
     ("packets_as_large_as_the_pods_mtu_pass_whole", as_large_as_the_mtu),
     ("packets_larger_than_the_pods_mtu_are_refused_when_they_must_not_be_cut", larger_than_the_mtu),
     ("packets_larger_than_the_pods_mtu_pass_in_fragments", fragments),
-    ("sixteen_megabytes_arrive_as_they_were_sent", streams),
 ];
+
+pub(crate) const STREAMS: &[Case] = &[("sixteen_megabytes_arrive_as_they_were_sent", streams)];
 
 /// What IP and ICMP put in front of a ping's data.
 fn overhead(address: std::net::IpAddr) -> u32 {

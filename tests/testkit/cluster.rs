@@ -16,6 +16,7 @@ use crate::instance::Instance;
 use crate::netns::View;
 use crate::node::Node;
 use crate::plan::Family;
+use crate::wiring::Wiring;
 use crate::{cache, kubectl, leftovers, logs, wait};
 
 /// Parts of an instance that are network namespaces: the control plane's, and that of the host in the world.
@@ -29,6 +30,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     family: Family,
+    #[serde(default)]
+    wiring: Wiring,
     nodes: Vec<String>,
 }
 
@@ -38,16 +41,17 @@ pub struct Cluster {
     id: String,
     folder: PathBuf,
     family: Family,
+    wiring: Wiring,
     control: View,
     nodes: Vec<Node>,
 }
 
 impl Cluster {
     /// The cluster of an instance whose control plane has its namespace, still without nodes.
-    pub(crate) fn new(instance: &Instance, family: Family) -> Result<Self> {
+    pub(crate) fn new(instance: &Instance, family: Family, wiring: Wiring) -> Result<Self> {
         let control = View::open(&instance.name(CONTROL))?;
         let (id, folder) = (instance.id().to_owned(), instance.folder().to_owned());
-        Ok(Self { id, folder, family, control, nodes: Vec::new() })
+        Ok(Self { id, folder, family, wiring, control, nodes: Vec::new() })
     }
 
     /// Adds a node, for everybody to see.
@@ -64,7 +68,7 @@ impl Cluster {
 
     fn write_record(&self) -> Result<()> {
         let names = self.nodes.iter().map(|node| node.name().to_owned()).collect();
-        let record = Record { family: self.family, nodes: names };
+        let record = Record { family: self.family, wiring: self.wiring, nodes: names };
         let path = self.folder.join(RECORD);
         fs::write(&path, serde_json::to_vec(&record)?).with_context(|| format!("cannot write {}", path.display()))
     }
@@ -77,7 +81,7 @@ impl Cluster {
             serde_json::from_slice(&record).with_context(|| format!("the record of cluster {id} is damaged"))?;
         let nodes = record.nodes.iter().map(|name| Node::open(&folder, id, name)).collect::<Result<_>>()?;
         let control = View::open(&format!("{}{CONTROL}", leftovers::prefix(id)))?;
-        Ok(Self { id: id.to_owned(), folder, family: record.family, control, nodes })
+        Ok(Self { id: id.to_owned(), folder, family: record.family, wiring: record.wiring, control, nodes })
     }
 
     /// Its id.
@@ -93,6 +97,11 @@ impl Cluster {
     /// Its address families.
     pub fn family(&self) -> Family {
         self.family
+    }
+
+    /// How its nodes are connected.
+    pub fn wiring(&self) -> Wiring {
+        self.wiring
     }
 
     /// Its nodes, in the order of their numbers.

@@ -14,7 +14,9 @@ use crate::plan::{self, API_PORT, Family};
 use crate::{kubeconfig, kubectl, process, tools, wait};
 
 const LIMIT: Duration = Duration::from_secs(120);
-const ETCD: &str = "http://127.0.0.1:2379";
+/// Ports of etcd.
+const ETCD: u16 = 2379;
+const ETCD_PEERS: u16 = 2380;
 
 /// Keys and kubeconfigs that the control plane and its clients need.
 pub(crate) struct Keys {
@@ -30,7 +32,7 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn create(folder: &Path, family: Family) -> Result<Self> {
         let authority = Authority::create(&folder.join("keys"))?;
-        let local = format!("https://127.0.0.1:{API_PORT}");
+        let local = format!("https://{}:{API_PORT}", plan::url_host(family.loopback()));
         let user = |file: &str, name: &str, group: Option<&str>| -> Result<PathBuf> {
             let pair = authority.issue(file, name, group, &[])?;
             let path = folder.join(format!("{file}.kubeconfig"));
@@ -73,6 +75,9 @@ impl Keys {
 pub(crate) fn start(instance: &Instance, namespace: &Namespace, family: Family, keys: &Keys) -> Result<Vec<Child>> {
     let folder = instance.folder().join("control");
     let data = folder.join("etcd");
+    let loopback = family.loopback();
+    let local = plan::url_host(loopback);
+    let etcd = format!("http://{local}:{ETCD}");
     let mut children = vec![spawn(
         namespace,
         &folder,
@@ -80,9 +85,9 @@ pub(crate) fn start(instance: &Instance, namespace: &Namespace, family: Family, 
         &[
             "etcd".into(),
             format!("--data-dir={}", data.display()),
-            format!("--listen-client-urls={ETCD}"),
-            format!("--advertise-client-urls={ETCD}"),
-            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+            format!("--listen-client-urls={etcd}"),
+            format!("--advertise-client-urls={etcd}"),
+            format!("--listen-peer-urls=http://{local}:{ETCD_PEERS}"),
             "--unsafe-no-fsync".into(),
         ],
     )?];
@@ -95,8 +100,8 @@ pub(crate) fn start(instance: &Instance, namespace: &Namespace, family: Family, 
         "kube-apiserver",
         &[
             tool("kube-apiserver")?,
-            format!("--etcd-servers={ETCD}"),
-            format!("--bind-address={}", if advertised.is_ipv4() && family == Family::Ipv4 { "0.0.0.0" } else { "::" }),
+            format!("--etcd-servers={etcd}"),
+            format!("--bind-address={}", family.unspecified()),
             format!("--secure-port={API_PORT}"),
             format!("--advertise-address={advertised}"),
             format!("--cert-dir={}", folder.display()),
@@ -138,7 +143,7 @@ pub(crate) fn start(instance: &Instance, namespace: &Namespace, family: Family, 
             "--kube-api-burst=1000".into(),
             "--use-service-account-credentials".into(),
             "--leader-elect=false".into(),
-            "--bind-address=127.0.0.1".into(),
+            format!("--bind-address={loopback}"),
         ],
     )?);
     children.push(spawn(
@@ -150,7 +155,7 @@ pub(crate) fn start(instance: &Instance, namespace: &Namespace, family: Family, 
             format!("--kubeconfig={}", keys.scheduler.display()),
             format!("--cert-dir={}", folder.display()),
             "--leader-elect=false".into(),
-            "--bind-address=127.0.0.1".into(),
+            format!("--bind-address={loopback}"),
         ],
     )?);
     Ok(children)

@@ -1,60 +1,19 @@
-//! What runs on a node: containerd and kubelet, with their configurations.
+//! kubelet on a node, with its configuration.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::Child;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::node::Node;
 use crate::plan::{Family, Interface};
-use crate::{images, tools, wait};
-
-const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::{containerd, tools};
 
 /// Where kubeadm puts the kubelet's kubeconfig, and so do we: the agent finds the API server in it.
 pub(crate) const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 /// The certificate of the cluster's authority, for the clients of the kubelet.
 pub(crate) const AUTHORITY: &str = "/etc/kubernetes/pki/ca.crt";
-
-/// Starts containerd and waits until it takes calls.
-pub(crate) fn start_containerd(node: &Node) -> Result<Child> {
-    let config = format!(
-        r#"version = 2
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{pause}"
-disable_apparmor = true
-# Without CAP_SYS_RESOURCE a score cannot be lowered, and runc would give up.
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "overlayfs"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-SystemdCgroup = false
-"#,
-        pause = images::PAUSE
-    );
-    put(node, "/etc/containerd/config.toml", &config)?;
-    for folder in ["/etc/cni/net.d", "/opt/cni/bin"] {
-        make_folder(node, folder)?;
-    }
-    let child = node.spawn("containerd", ["containerd", "--config", "/etc/containerd/config.toml"])?;
-    let socket = node.file(CONTAINERD_SOCKET);
-    wait::until(LIMIT, "containerd to take calls", || Ok(UnixStream::connect(&socket).map(drop)?))
-        .with_context(|| format!("on {}", node.name()))?;
-    Ok(child)
-}
-
-/// Imports the archive of an image.
-pub(crate) fn import_image(node: &Node, archive: &Path) -> Result<()> {
-    let archive = archive.to_string_lossy();
-    node.run(["ctr", "--namespace", "k8s.io", "images", "import", archive.as_ref()]).map(drop)
-}
 
 /// Starts kubelet. Its kubeconfig must be there.
 pub(crate) fn start_kubelet(node: &Node, family: Family, addresses: &[Interface]) -> Result<Child> {
@@ -66,10 +25,11 @@ pub(crate) fn start_kubelet(node: &Node, family: Family, addresses: &[Interface]
         "cgroupDriver": "cgroupfs",
         "clusterDNS": family.dns_service(),
         "clusterDomain": "cluster.local",
-        "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
+        "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         // Machines of this kind have control groups of both versions.
         "failCgroupV1": false,
         "failSwapOn": false,
+        "healthzBindAddress": family.loopback(),
         "oomScoreAdj": 0,
         "makeIPTablesUtilChains": false,
         "registerNode": true,

@@ -1,20 +1,29 @@
 //! What the owner of a cluster holds of a node: its namespace, its wiring and the processes that were started on it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use crate::certificates::Authority;
+use crate::containerd::Containerd;
 use crate::instance::Instance;
-use crate::netns::{Namespace, View, veth};
+use crate::netns::{Namespace, View};
 use crate::node::Node;
-use crate::plan::{self, API_PORT, Family, UNDERLAY_MTU};
-use crate::{kubeconfig, kubelet};
+use crate::plan::{self, API_PORT, Family};
+use crate::wiring::Wiring;
+use crate::{kubeconfig, kubelet, underlay};
 
-/// The nodes' network device.
-const DEVICE: &str = "eth0";
+/// What the nodes of a cluster have in common.
+pub(crate) struct Site<'a> {
+    pub(crate) control: &'a View,
+    pub(crate) family: Family,
+    pub(crate) wiring: Wiring,
+    pub(crate) authority: &'a Authority,
+    /// Archives of images that every node gets.
+    pub(crate) archives: &'a [PathBuf],
+}
 
 pub(crate) struct Machine {
     number: usize,
@@ -24,26 +33,23 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Wires a node to the bridge and starts containerd, with its images. Everything is there for kubelet to start.
+    /// Connects a node to its networks and starts containerd, with its images. Everything is there for kubelet to start.
     pub(crate) fn start(
         instance: &Arc<Instance>,
-        control: &View,
-        bridge: &str,
-        family: Family,
-        authority: &Authority,
-        archives: &[PathBuf],
+        site: &Site<'_>,
         number: usize,
+        containerd: Containerd,
     ) -> Result<Self> {
         let name = format!("node{number}");
         let namespace = Namespace::in_instance(instance, &name)?;
-        wire(control, bridge, &namespace, family, number)?;
+        underlay::wire_node(site.control, &namespace, &name, site.family, site.wiring, number)?;
         let (node, init) = Node::start(instance, &name, &namespace)?;
         let mut machine = Self { number, node, namespace, children: vec![init] };
-        machine.children.push(kubelet::start_containerd(&machine.node)?);
-        for archive in archives {
-            kubelet::import_image(&machine.node, archive)?;
+        machine.children.push(containerd.start(&machine.node)?);
+        for archive in site.archives {
+            containerd.import_image(&machine.node, archive)?;
         }
-        machine.put_kubeconfig(family, authority)?;
+        machine.put_kubeconfig(site.family, site.authority)?;
         Ok(machine)
     }
 
@@ -90,19 +96,4 @@ impl Drop for Machine {
 
 fn folder_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("/", |(folder, _)| folder)
-}
-
-fn wire(control: &View, bridge: &str, namespace: &Namespace, family: Family, number: usize) -> Result<()> {
-    let port = Path::new(namespace.name()).to_string_lossy();
-    let port = port.rsplit_once('-').map_or(port.as_ref(), |(_, name)| name);
-    veth((control, port), (namespace, DEVICE))?;
-    control.run(["ip", "link", "set", port, "master", bridge])?;
-    namespace.run(["ip", "link", "set", DEVICE, "mtu", &UNDERLAY_MTU.to_string()])?;
-    for interface in plan::node(family, number) {
-        namespace.add_address(DEVICE, &interface.to_string())?;
-    }
-    for gateway in plan::control(family) {
-        namespace.run(["ip", "route", "add", "default", "via", &gateway.address.to_string()])?;
-    }
-    Ok(())
 }

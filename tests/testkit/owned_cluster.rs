@@ -11,15 +11,19 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::unistd::Uid;
 
 use crate::cluster::{CONTROL, Cluster, WORLD};
+use crate::containerd::Containerd;
 use crate::control_plane::{self, Keys};
 use crate::instance::Instance;
-use crate::machine::Machine;
-use crate::netns::{Namespace, veth};
-use crate::plan::{self, Family, MOST_NODES};
-use crate::{cache, echo, images, logs, process, tools, wait};
+use crate::machine::{Machine, Site};
+use crate::netns::Namespace;
+use crate::plan::{Family, MOST_NODES};
+use crate::wiring::Wiring;
+use crate::{cache, echo, images, logs, process, tools, underlay, wait};
 
-const BRIDGE: &str = "nodes";
 const LIMIT: Duration = Duration::from_secs(90);
+
+/// Says which containerd the node with a number runs.
+pub type ChooseContainerd = dyn Fn(usize) -> Containerd + Send + Sync;
 
 /// What a cluster shall be.
 pub struct Options {
@@ -29,10 +33,32 @@ pub struct Options {
     pub nodes: usize,
     /// Its address families.
     pub family: Family,
+    /// How its nodes are connected.
+    pub wiring: Wiring,
+    /// Which containerd the node with a number runs.
+    pub containerd: Box<ChooseContainerd>,
     /// Archives of images that the nodes get besides those of the test bed.
     pub images: Vec<PathBuf>,
+    /// The folder in the cache's `log` that gets its logs when something fails.
+    pub log: &'static str,
     /// Is told what is being done.
     pub progress: Box<dyn Fn(&str)>,
+}
+
+impl Options {
+    /// A cluster of plain nodes with Debian's containerd and the test bed's images, which tells nobody what it does.
+    pub fn new(nodes: usize, family: Family) -> Self {
+        Self {
+            id: None,
+            nodes,
+            family,
+            wiring: Wiring::Plain,
+            containerd: Box::new(|_| Containerd::One),
+            images: Vec::new(),
+            log: "cluster",
+            progress: Box::new(|_| {}),
+        }
+    }
 }
 
 /// A cluster and all that keeps it: dropping it takes it down.
@@ -40,7 +66,9 @@ pub struct OwnedCluster {
     cluster: Cluster,
     instance: Arc<Instance>,
     keys: Keys,
+    containerd: Box<ChooseContainerd>,
     archives: Vec<PathBuf>,
+    log: PathBuf,
     control: Namespace,
     world: Namespace,
     machines: Vec<Machine>,
@@ -59,15 +87,16 @@ impl OwnedCluster {
             Some(id) => Instance::create_named(id)?,
             None => Instance::create()?,
         };
-        let family = options.family;
+        let (family, wiring, containerd) = (options.family, options.wiring, options.containerd);
         progress("namespaces and keys");
         let keys = Keys::create(instance.folder(), family)?;
         let control = Namespace::in_instance(&instance, CONTROL)?;
         let world = Namespace::in_instance(&instance, WORLD)?;
-        wire_control(&control, &world, family)?;
-        let cluster = Cluster::new(&instance, family)?;
-        let mut owned =
-            Self { cluster, instance, keys, archives, control, world, machines: Vec::new(), children: Vec::new() };
+        underlay::wire_control(&control, &world, family, wiring)?;
+        let cluster = Cluster::new(&instance, family, wiring)?;
+        let log = cache::folder().join("log").join(options.log);
+        let (machines, children) = (Vec::new(), Vec::new());
+        let mut owned = Self { cluster, instance, keys, containerd, archives, log, control, world, machines, children };
         match owned.start_all(options.nodes, progress) {
             Ok(()) => Ok(owned),
             Err(error) => Err(owned.with_logs(error)),
@@ -84,9 +113,8 @@ impl OwnedCluster {
 
     /// Keeps the logs in the cache, because the cluster will go, and says so in the error.
     pub fn with_logs(&self, error: anyhow::Error) -> anyhow::Error {
-        let folder = cache::folder().join("log/cluster");
-        match self.logs().and_then(|found| logs::save(&found, &folder)) {
-            Ok(()) => error.context(format!("the logs of the cluster are in {}", folder.display())),
+        match self.logs().and_then(|found| logs::save(&found, &self.log)) {
+            Ok(()) => error.context(format!("the logs of the cluster are in {}", self.log.display())),
             Err(failed) => error.context(format!("the logs of the cluster could not be kept: {failed:#}")),
         }
     }
@@ -122,15 +150,14 @@ impl OwnedCluster {
     }
 
     fn start_machine(&self, number: usize) -> Result<Machine> {
-        Machine::start(
-            &self.instance,
-            &self.control,
-            BRIDGE,
-            self.family(),
-            &self.keys.authority,
-            &self.archives,
-            number,
-        )
+        let site = Site {
+            control: &self.control,
+            family: self.family(),
+            wiring: self.wiring(),
+            authority: &self.keys.authority,
+            archives: &self.archives,
+        };
+        Machine::start(&self.instance, &site, number, (self.containerd)(number))
     }
 
     fn add_machine(&mut self, machine: Machine) -> Result<()> {
@@ -196,28 +223,4 @@ impl Drop for OwnedCluster {
             let _ = child.wait();
         }
     }
-}
-
-/// A bridge for the nodes, a link to the world, and forwarding between the two.
-fn wire_control(control: &Namespace, world: &Namespace, family: Family) -> Result<()> {
-    control.run(["ip", "link", "add", BRIDGE, "type", "bridge"])?;
-    control.run(["ip", "link", "set", BRIDGE, "up"])?;
-    for interface in plan::control(family) {
-        control.add_address(BRIDGE, &interface.to_string())?;
-    }
-    veth((control, "world"), (world, "eth0"))?;
-    for interface in plan::world_gateway(family) {
-        control.add_address("world", &interface.to_string())?;
-        let forwarding =
-            if interface.address.is_ipv4() { "ipv4/conf/all/forwarding" } else { "ipv6/conf/all/forwarding" };
-        control.set_sysctl(forwarding, "1")?;
-    }
-    for interface in plan::world(family) {
-        world.add_address("eth0", &interface.to_string())?;
-    }
-    // The world knows the nodes' network, and nothing of pods.
-    for (network, gateway) in plan::control(family).iter().zip(plan::world_gateway(family)) {
-        world.run(["ip", "route", "add", &network.network(), "via", &gateway.address.to_string()])?;
-    }
-    Ok(())
 }

@@ -7,12 +7,13 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// MTU of the underlay.
-pub const UNDERLAY_MTU: u32 = 1500;
 /// Port of the API server.
 pub const API_PORT: u16 = 6443;
 /// Nodes that the address plan has room for.
 pub const MOST_NODES: usize = 100;
+/// What is added to a node's number to get the last byte of its first and of its second address in a network.
+const FIRST: u8 = 10;
+const SECOND: u8 = 110;
 
 /// Address families of a cluster: of its underlay, its pods and its services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,11 @@ impl Family {
         }
     }
 
+    /// How many addresses a pod has.
+    pub fn count(self) -> usize {
+        self.choose("", "").len()
+    }
+
     /// Ranges of all pods, as the controller manager takes them.
     pub fn pod_ranges(self) -> String {
         self.choose("10.42.0.0/16", "fd42::/56").join(",")
@@ -58,6 +64,22 @@ impl Family {
     /// The first Service address of each family: the one of `kubernetes.default`.
     pub fn api_services(self) -> Vec<&'static str> {
         self.choose("10.43.0.1", "fd43::1")
+    }
+
+    /// Where programs of one machine meet.
+    pub fn loopback(self) -> IpAddr {
+        match self {
+            Self::Ipv4 | Self::Dual => Ipv4Addr::LOCALHOST.into(),
+            Self::Ipv6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// What a server binds to that shall be reached by every address.
+    pub fn unspecified(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::Ipv6 | Self::Dual => Ipv6Addr::UNSPECIFIED.into(),
+        }
     }
 
     /// Where cluster DNS would be.
@@ -126,14 +148,39 @@ pub fn control(family: Family) -> Vec<Interface> {
     underlay(family, 1)
 }
 
-/// Addresses of the node with this number (from 1).
+/// InternalIPs of the node with this number (from 1).
 pub fn node(family: Family, number: usize) -> Vec<Interface> {
-    // MOST_NODES keeps it in one byte.
-    underlay(family, 10 + number as u8)
+    underlay(family, FIRST + byte(number))
+}
+
+/// Addresses in the same network that a node has besides, where it has any.
+pub fn second(family: Family, number: usize) -> Vec<Interface> {
+    underlay(family, SECOND + byte(number))
+}
+
+/// The router's addresses on the second network, where there is one.
+pub fn other_gateway(family: Family) -> Vec<Interface> {
+    other_network(family, 1)
+}
+
+/// Both addresses of each family of a node in the second network.
+pub fn other(family: Family, number: usize) -> Vec<Interface> {
+    let pairs =
+        other_network(family, FIRST + byte(number)).into_iter().zip(other_network(family, SECOND + byte(number)));
+    pairs.flat_map(|(first, second)| [first, second]).collect()
 }
 
 fn underlay(family: Family, host: u8) -> Vec<Interface> {
     of(family, Ipv4Addr::new(172, 30, 0, host), 24, Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, u16::from(host)))
+}
+
+fn other_network(family: Family, host: u8) -> Vec<Interface> {
+    of(family, Ipv4Addr::new(172, 31, 0, host), 24, Ipv6Addr::new(0xfd31, 0, 0, 0, 0, 0, 0, u16::from(host)))
+}
+
+fn byte(number: usize) -> u8 {
+    // MOST_NODES keeps it, and what is added to it, in one byte.
+    number as u8
 }
 
 /// The router's addresses towards the world.

@@ -60,8 +60,21 @@ pub static CNITOOL: Module = Module {
     versions: [include_bytes!("../tools/cnitool/go.mod"), include_bytes!("../tools/cnitool/go.sum")],
 };
 
+/// containerd 2, beside Debian's containerd 1.6: the first one that calls STATUS, and speaks version 1.1 of CNI.
+pub static CONTAINERD: Module = Module {
+    name: "containerd",
+    version: "v2.4.2",
+    programs: &["containerd", "containerd-shim-runc-v2", "ctr"],
+    variables: &[("github.com/containerd/containerd/v2/version.Version", "2.4.2")],
+    tags: "",
+    probe: &["containerd", "--version"],
+    packages: 1040,
+    takes: "2 minutes",
+    versions: [include_bytes!("../tools/containerd/go.mod"), include_bytes!("../tools/containerd/go.sum")],
+};
+
 /// All of them, in the order in which they are built.
-pub static MODULES: [&Module; 2] = [&CNITOOL, &KUBERNETES];
+pub static MODULES: [&Module; 3] = [&CNITOOL, &CONTAINERD, &KUBERNETES];
 
 impl Module {
     /// The name of its folder in the cache. It says the version and, by a hash, that of everything that is linked in.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
 use weft_tests::cluster::Cluster;
+use weft_tests::containerd::Containerd;
 use weft_tests::owned_cluster::{Options, OwnedCluster};
 use weft_tests::plan::Family;
 use weft_tests::{echo, instance};
@@ -25,11 +26,14 @@ pub(crate) struct Arguments {
     /// Address families of nodes, Pods and Services: ipv4, ipv6 or dual
     #[arg(long, default_value_t = Family::Dual)]
     family: Family,
+    /// Which containerd the nodes run: 1 is Debian's 1.6, 2 is built by the set-up
+    #[arg(long, value_name = "1|2", default_value_t = Containerd::One)]
+    containerd: Containerd,
     /// Use this image of weft instead of building one
     #[arg(long, value_name = "ARCHIVE")]
     image: Option<PathBuf>,
     /// Take the demo's cluster down
-    #[arg(long, conflicts_with_all = ["nodes", "family", "image"])]
+    #[arg(long, conflicts_with_all = ["nodes", "family", "containerd", "image"])]
     down: bool,
 }
 
@@ -61,17 +65,18 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
     if instance::exists(ID) {
         progress.stage("take the last demo down", |_| instance::remove(ID))?;
     }
-    let cluster =
-        progress.stage(&format!("cluster of {} nodes ({})", arguments.nodes, arguments.family), |detail| {
-            let detail = detail.clone();
-            OwnedCluster::start(Options {
-                id: Some(ID.to_owned()),
-                nodes: arguments.nodes,
-                family: arguments.family,
-                images: vec![image],
-                progress: Box::new(move |text| detail.say(text)),
-            })
-        })?;
+    let stage = format!("cluster of {} nodes ({}, {})", arguments.nodes, arguments.family, arguments.containerd.name());
+    let containerd = arguments.containerd;
+    let cluster = progress.stage(&stage, |detail| {
+        let detail = detail.clone();
+        OwnedCluster::start(Options {
+            id: Some(ID.to_owned()),
+            containerd: Box::new(move |_| containerd),
+            images: vec![image],
+            progress: Box::new(move |text| detail.say(text)),
+            ..Options::new(arguments.nodes, arguments.family)
+        })
+    })?;
     if let Err(error) = install_and_show(&mut progress, &cluster) {
         // What kubectl says of it goes with the cluster; the error itself says what was waited for.
         if let Ok(text) = cluster.kubectl(["get", "nodes,pods", "--all-namespaces", "--output=wide"]) {

@@ -17,7 +17,7 @@ const SYSTEM: &str = "kube-system";
 /// Everything that is seen of the cluster.
 pub(crate) fn everything(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     title("Nodes and Pods");
-    print!("{}", cluster.kubectl(["get", "nodes", "--output=custom-columns=NODE:.metadata.name,ADDRESSES:.status.addresses[?(@.type==\"InternalIP\")].address,POD RANGES:.spec.podCIDRs[*]"])?);
+    print!("{}", cluster.kubectl(["get", "nodes", "--output=custom-columns=NODE:.metadata.name,ADDRESSES:.status.addresses[?(@.type==\"InternalIP\")].address,POD RANGES:.spec.podCIDRs[*],RUNTIME:.status.nodeInfo.containerRuntimeVersion"])?);
     println!();
     print!("{}", cluster.kubectl(["get", "pods", "--all-namespaces", "--output=custom-columns=NAMESPACE:.metadata.namespace,POD:.metadata.name,NODE:.spec.nodeName,STATUS:.status.phase,ADDRESSES:.status.podIPs[*].ip"])?);
     title("Requests");

@@ -26,7 +26,7 @@ pub(crate) fn bring(progress: &mut Progress) -> Result<()> {
 fn build(module: &Module, progress: &mut Progress) -> Result<()> {
     let name = format!("{} {}", module.name, module.version);
     if find("go").is_none() {
-        bail!("building {name} needs Go 1.26 or newer in PATH");
+        bail!("building {name} needs Go 1.26.6 or newer in PATH");
     }
     progress.stage(&format!("{name} with Go (about {}, once)", module.takes), |detail| {
         let unfinished = cache::folder().join(format!("{}-{}.unfinished", module.name, module.version));

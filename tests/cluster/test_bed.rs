@@ -1,7 +1,8 @@
-//! Clusters of their own: single stack, and the test bed's proof without weft.
+//! The test bed's proof without weft, on a cluster of its own.
 
 use anyhow::{Result, ensure};
 use weft_tests::echo;
+use weft_tests::owned_cluster::Options;
 use weft_tests::plan::Family;
 
 use crate::fixture::{Network, start};
@@ -10,23 +11,14 @@ use crate::pods::each_way;
 /// A case that starts its own cluster: its name as a sentence, and its code.
 type OwnCase = (&'static str, fn() -> Result<()>);
 
-pub(crate) const CASES: &[OwnCase] =
-    &[("an_ipv6_cluster_works", ipv6), ("the_test_bed_works_with_debians_ptp_plugin", ptp)];
-
-fn ipv6() -> Result<()> {
-    talk(Network::from_environment(), Family::Ipv6)
-}
+pub(crate) const CASES: &[OwnCase] = &[("the_test_bed_works_with_debians_ptp_plugin", ptp)];
 
 fn ptp() -> Result<()> {
-    talk(Network::Ptp, Family::Ipv4)
-}
-
-fn talk(network: Network, family: Family) -> Result<()> {
-    let cluster = start(network, family)?;
+    let cluster = start(Network::Ptp, Options { log: "cluster-ptp", ..Options::new(2, Family::Ipv4) })?;
     let pods = echo::pods(&cluster)?;
     let mut count = 0;
     for (from, to, address) in each_way(&pods) {
-        ensure!(family.has(address), "{} has the address {address}", to.name);
+        ensure!(address.is_ipv4(), "{} has the address {address}", to.name);
         let answer = cluster.exec(&from.name, echo::ask(address, "hostname"))?;
         ensure!(answer == to.name, "{address} answered {answer}, not {}", to.name);
         count += 1;

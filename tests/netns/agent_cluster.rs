@@ -41,7 +41,7 @@ pub(crate) struct AgentCluster {
     pub(crate) api: FakeApiServer,
     pub(crate) nodes: Vec<AgentNode>,
     pub(crate) families: Families,
-    _hub: Namespace,
+    pub(crate) hub: Namespace,
     _folder: TempDir,
 }
 
@@ -88,7 +88,7 @@ impl AgentCluster {
         let api = FakeApiServer::start(&hub, "[::]:8080".parse().unwrap());
         let folder = tempfile::tempdir().unwrap();
         let nodes = (1..=count).map(|number| AgentNode::new(&hub, folder.path(), number, families)).collect();
-        let cluster = Self { api, nodes, families, _hub: hub, _folder: folder };
+        let cluster = Self { api, nodes, families, hub, _folder: folder };
         // A BPF file system that ends with this thread and its children.
         std::thread::scope(|scope| {
             let tested = scope.spawn(|| {
@@ -150,11 +150,15 @@ impl AgentNode {
 
     /// The agent, as the DaemonSet would start it.
     pub(crate) fn agent_command(&self) -> Command {
+        self.agent_command_for(&self.api)
+    }
+
+    fn agent_command_for(&self, api: &str) -> Command {
         let folder = |name: &str| self.folder.join(name).to_str().unwrap().to_owned();
         let words = [
             binaries::weft_agent().unwrap().to_str().unwrap().to_owned(),
             format!("--node-name={}", self.name),
-            format!("--api-server={}", self.api),
+            format!("--api-server={api}"),
             format!("--service-account-directory={}", folder("no-service-account")),
             format!("--state-directory={}", folder("run")),
             format!("--pin-directory={}", self.pins.display()),
@@ -168,9 +172,23 @@ impl AgentNode {
 
     /// Starts the agent. Its log goes on where the last one's ended.
     pub(crate) fn start_agent(&self) {
+        self.start(self.agent_command());
+    }
+
+    /// The same with another API server.
+    pub(crate) fn start_agent_at(&self, api: &str) {
+        self.start(self.agent_command_for(api));
+    }
+
+    fn start(&self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let child = self.agent_command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         *self.agent.lock().unwrap() = Some(child);
+    }
+
+    /// The agent's process.
+    pub(crate) fn agent_pid(&self) -> u32 {
+        self.agent.lock().unwrap().as_ref().unwrap().id()
     }
 
     /// Ends the agent and says how long that took.

@@ -17,6 +17,29 @@ pub(crate) struct FakeApiServer {
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
+/// What it does with requests while it is there.
+#[derive(Clone, Default)]
+pub(crate) enum Fault {
+    /// Answers them.
+    #[default]
+    None,
+    /// Takes them and says nothing.
+    Hang,
+    /// Says no.
+    Refuse(u16),
+    /// Knows only whoever brings this token.
+    Ask(&'static str),
+}
+
+/// What happens to all watches that are open, once.
+#[derive(Clone)]
+pub(crate) enum Break {
+    /// They end in the middle of a line.
+    InALine,
+    /// An error comes among the events.
+    WithError(u16),
+}
+
 #[derive(Default)]
 struct State {
     version: u64,
@@ -24,6 +47,9 @@ struct State {
     /// Every event with its version, for watches that begin at an older one.
     events: Vec<(u64, Value)>,
     away: bool,
+    fault: Fault,
+    /// How often watches were broken, and how the last time.
+    breaks: (u64, Option<Break>),
     connections: Vec<TcpStream>,
     lists: u64,
 }
@@ -84,6 +110,33 @@ impl FakeApiServer {
         state.events.clear();
     }
 
+    /// The same with other nodes than there were: only those of these names.
+    pub(crate) fn restore(&self, names: &[&str]) {
+        self.forget_versions();
+        self.lock().nodes.retain(|name, _| names.contains(&name.as_str()));
+    }
+
+    /// What it does with requests from now on. What is under way is ended, but for a hanging server, which ends nothing.
+    pub(crate) fn set_fault(&self, fault: Fault) {
+        let mut state = self.lock();
+        if !matches!(fault, Fault::Hang) {
+            for connection in state.connections.drain(..) {
+                let _ = connection.shutdown(Shutdown::Both);
+            }
+        }
+        state.fault = fault;
+        drop(state);
+        self.shared.1.notify_all();
+    }
+
+    /// Breaks all watches that are open, once.
+    pub(crate) fn break_watches(&self, how: Break) {
+        let mut state = self.lock();
+        state.breaks = (state.breaks.0 + 1, Some(how));
+        drop(state);
+        self.shared.1.notify_all();
+    }
+
     /// How often the nodes were listed.
     pub(crate) fn lists(&self) -> u64 {
         self.lock().lists
@@ -115,7 +168,28 @@ impl FakeApiServer {
     fn answer_all(&self, mut connection: &TcpStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(connection).lines();
         while let Some(request) = lines.next().transpose()? {
-            while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+            let mut token = None;
+            while let Some(line) = lines.next().transpose()?.filter(|line| !line.is_empty()) {
+                let header = line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+                token = token.or(header.map(|(_, value)| value.trim_start_matches("Bearer ").to_owned()));
+            }
+            let fault = self.lock().fault.clone();
+            match fault {
+                Fault::None => {}
+                Fault::Hang => {
+                    self.wait_while_it_hangs();
+                    return Ok(());
+                }
+                Fault::Refuse(code) => {
+                    respond(&mut connection, code, &status(code, "a test says so"))?;
+                    continue;
+                }
+                Fault::Ask(known) if token.as_deref() != Some(known) => {
+                    respond(&mut connection, 401, &status(401, "Unauthorized"))?;
+                    continue;
+                }
+                Fault::Ask(_) => {}
+            }
             let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
             let query = |key: &str| {
                 let (_, query) = target.split_once('?')?;
@@ -148,12 +222,38 @@ impl FakeApiServer {
         Ok(())
     }
 
+    /// A connection that hung is forgotten when the server recovers, without a word to the other side.
+    fn wait_while_it_hangs(&self) {
+        let mut state = self.lock();
+        while matches!(state.fault, Fault::Hang) {
+            state = self.shared.1.wait(state).unwrap();
+        }
+    }
+
     fn watch(&self, mut connection: &TcpStream, from: u64) -> std::io::Result<()> {
         connection
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         let mut sent = from;
+        let breaks = self.lock().breaks.0;
         loop {
             let mut state = self.lock();
+            if matches!(state.fault, Fault::Hang) {
+                drop(state);
+                self.wait_while_it_hangs();
+                return Ok(());
+            }
+            if state.breaks.0 != breaks {
+                let how = state.breaks.1.clone();
+                drop(state);
+                let line = match how {
+                    Some(Break::WithError(code)) => {
+                        format!("{}\n", json!({"type": "ERROR", "object": status(code, "a test says so")}))
+                    }
+                    _ => "{\"type\":\"MODIFIED\",\"object\":{\"kind\":\"No".to_owned(),
+                };
+                connection.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+                return connection.shutdown(Shutdown::Both);
+            }
             let new: Vec<_> = state.events.iter().filter(|(version, _)| *version > sent).cloned().collect();
             if new.is_empty() {
                 // Woken for each event; now and then, to see that the client has gone.

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where something is not as it expects, helpers included")]
 
 mod agent;
+mod agent_api;
 mod agent_cluster;
+mod agent_end;
 mod cnitool;
 mod fake_api_server;
 mod kernel;

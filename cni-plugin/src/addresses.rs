@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{
     attachment::AttachmentId,
-    file_error::next_step,
+    file_error::{next_step, remove_if_there},
     ipam::{self, Range},
 };
 
@@ -133,19 +133,15 @@ impl Addresses {
         }
     }
 
-    /// Whether an address is allocated by a file that names nobody.
+    /// Whether an address is allocated by a file that names nobody, or cannot be read.
     pub fn is_damaged(&self, address: IpAddr) -> bool {
-        self.allocated.join(address.to_string()).exists() && matches!(self.owner(address), Ok(None))
+        self.allocated.join(address.to_string()).exists() && !matches!(self.owner(address), Ok(Some(_)))
     }
 
-    /// The addresses of an attachment, by the content of the files.
+    /// The addresses of an attachment, by the content of the files. Those that cannot be read are somebody else's.
     pub fn owned_by(&self, id: &AttachmentId) -> Result<Vec<IpAddr>, Error> {
-        let mut owned = Vec::new();
-        for address in self.allocated()? {
-            if self.owner(address)?.as_ref() == Some(id) {
-                owned.push(address);
-            }
-        }
+        let is_owned = |address: &IpAddr| matches!(self.owner(*address), Ok(Some(owner)) if owner == *id);
+        let mut owned: Vec<_> = self.allocated()?.into_iter().filter(is_owned).collect();
         owned.sort();
         Ok(owned)
     }
@@ -185,10 +181,7 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> E
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(source)),
-        _ => Ok(()),
-    }
+    remove_if_there(path).map_err(io_error("remove", path))
 }
 
 /// Names in a folder. No folder is an empty one.

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     attachment::{Attachment, AttachmentId},
-    file_error::next_step,
+    file_error::{next_step, remove_if_there},
 };
 
 /// Name of the folder below the state directory.
@@ -162,10 +162,7 @@ pub fn forget_unfinished(state_directory: &Path, id: &AttachmentId) -> Result<()
 }
 
 fn remove_file(path: PathBuf) -> Result<(), Error> {
-    match fs::remove_file(&path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io { operation: "remove", path, source }),
-        _ => Ok(()),
-    }
+    remove_if_there(&path).map_err(|source| Error::Io { operation: "remove", path, source })
 }
 
 /// A container ID holds no `@` (the specification's rule), so the first one ends it; an interface name may.

@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
 /// Commands of bpf(2), from linux/bpf.h.
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -25,13 +27,21 @@ const BPF_MAP_TYPE_HASH: u32 = 1;
 pub enum Error {
     /// The agent has not pinned it.
     #[error(
-        "{path} does not exist: the weft agent has not loaded its eBPF programs on this node. See: kubectl -n kube-system get \
-         pods -l app=weft-agent -o wide, and the logs of the one on this node",
-        path = path.display()
+        "{path} does not exist: {why}. See: kubectl -n kube-system get pods -l app=weft-agent -o wide, and the logs of the one \
+         on this node",
+        path = path.display(),
+        why = if *on_bpffs {
+            "the weft agent has not loaded its eBPF programs on this node"
+        } else {
+            "no BPF file system is mounted there. Mount it (mount -t bpf bpf /sys/fs/bpf) and delete the weft agent's pod on this \
+             node; the next one loads its eBPF programs"
+        }
     )]
     NotPinned {
         /// The pin.
         path: PathBuf,
+        /// Whether the place where it should be is on a BPF file system.
+        on_bpffs: bool,
     },
     /// The kernel said no.
     #[error("cannot {operation} {path}: {source}. weft-cni needs CAP_BPF, and bpffs mounted there", path = path.display())]
@@ -168,7 +178,11 @@ fn open(path: &Path) -> Result<OwnedFd, Error> {
     match bpf(BPF_OBJ_GET, &mut attribute) {
         // SAFETY: the kernel has just made this descriptor for us.
         Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotPinned { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.ancestors().find(|folder| folder.is_dir());
+            let kind = folder.and_then(|folder| statfs(folder).ok()).map(|found| found.filesystem_type());
+            Err(Error::NotPinned { path: path.to_owned(), on_bpffs: kind == Some(BPF_FS_MAGIC) })
+        }
         Err(source) => Err(refused(source)),
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use weft_tests::netns::Namespace;
 use weft_tests::{command, wait};
@@ -79,6 +80,31 @@ fn a_missing_program_or_map_is_named() {
         fs::rename(&pin, &aside).unwrap();
         fs::rename(format!("{PINS}/CONFIG"), &pin).unwrap();
         assert_add_changes_nothing(node, &pod, 102, &[&pin, "not of this layout"]);
+    });
+}
+
+#[test]
+fn without_a_bpf_file_system_add_says_how_to_mount_it_and_pods_that_are_there_can_go() {
+    PluginNode::run(&[4, 6], |node| {
+        let (pod, gone) = (pod("pod"), pod("gone"));
+        let result = node.add("gone", &gone).success();
+        let covered = "/sys/fs/bpf";
+        mount(Some("weft"), covered, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let words = [PINS, "no BPF file system", "mount -t bpf bpf /sys/fs/bpf", "kubectl -n kube-system get pods"];
+        assert_add_changes_nothing(node, &pod, 11, &words);
+        let details = node.check("gone", &gone, &result).failure(11);
+        assert!(details.contains("no BPF file system"), "{details}");
+        node.call(&[("CNI_COMMAND", "STATUS")], &node.configuration("1.1.0", &[])).success();
+        assert_eq!(node.add("gone", &gone).success(), result);
+        node.gc("weft", &[("gone", "eth0")]).success();
+        node.del("gone", gone.path().to_str().unwrap()).success();
+        assert_eq!(node.leftovers(), [""; 0]);
+        umount2(covered, MntFlags::MNT_DETACH).unwrap();
+        // Whoever gets the addresses next has the entries replaced.
+        node.write_facts(&[("podCIDRs", json!(["10.244.1.0/30", "fd00:10:244:1::/126"]))]);
+        let result = node.add("abc", &pod).success();
+        assert_eq!(result["ips"][0]["address"], "10.244.1.2/32");
+        node.check("abc", &pod, &result).success();
     });
 }
 

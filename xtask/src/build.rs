@@ -43,7 +43,7 @@ pub(crate) fn host() -> Result<String> {
 }
 
 /// The folder that cargo builds into.
-fn target_folder() -> Result<PathBuf> {
+pub(crate) fn target_folder() -> Result<PathBuf> {
     let text = output(&mut tree::cargo(["metadata", "--format-version", "1", "--no-deps", "--locked"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&text).context("cargo metadata wrote no JSON")?;
     metadata["target_directory"].as_str().map(PathBuf::from).context("cargo metadata names no target folder")

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod image;
 mod kubectl;
 mod licenses;
@@ -62,6 +63,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Feed the parsers, and the plugin as a whole, with made-up input: `fuzz plugin --seconds 600`
+    Fuzz(fuzz::Arguments),
     /// Check format and lints and run every test
     Test(test::Arguments),
 }
@@ -88,6 +91,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Logs { name } => logs::command(name.as_deref()).map(|()| ExitCode::SUCCESS),
         Verb::Bench { arguments } => bench::command(&arguments),
         Verb::Image => image::command().map(|()| ExitCode::SUCCESS),
+        Verb::Fuzz(arguments) => fuzz::command(&arguments),
         Verb::Test(arguments) => test::command(&arguments),
     }
 }

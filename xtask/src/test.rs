@@ -1,5 +1,6 @@
 //! `cargo xtask test`: format, lints, every test; then one line that counts.
 
+use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -13,12 +14,14 @@ use crate::{image, setup, tree};
 
 /// The package of the tests that need a machine; all others are unit tests.
 const TESTS: &str = "weft-tests";
+/// Seconds that each fuzzer runs: a minute together.
+const FUZZING: &str = "20";
 /// The test that needs the image and takes longest.
 const CLUSTER: &str = "cluster";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these parts: format, clippy, image, unit, testkit, datapath, netns, cluster, ...
+    /// Only these parts: format, clippy, image, unit, fuzz, testkit, datapath, netns, cluster, ...
     parts: Vec<String>,
 }
 
@@ -73,6 +76,11 @@ fn plan() -> Result<Vec<(String, Command)>> {
         command.args(words);
         command
     };
+    let own = |words: &[&str]| -> Result<Command> {
+        let mut command = Command::new(env::current_exe().context("cannot find this program")?);
+        command.args(words);
+        Ok(command)
+    };
     let mut parts = vec![
         ("format".to_owned(), tree::cargo(["fmt", "--all", "--check"])),
         (
@@ -80,6 +88,7 @@ fn plan() -> Result<Vec<(String, Command)>> {
             tree::cargo(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         ),
         ("unit".to_owned(), tree::cargo(["test", "--locked", "--no-fail-fast", "--workspace", "--exclude", TESTS])),
+        ("fuzz".to_owned(), own(&["fuzz", "--seconds", FUZZING])?),
         ("testkit".to_owned(), with(&["--lib"])),
         ("testkit documentation".to_owned(), with(&["--doc"])),
     ];

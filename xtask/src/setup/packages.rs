@@ -11,13 +11,14 @@ use super::{find, toolchain};
 use crate::progress::{Detail, Progress};
 
 /// What nodes, clusters, images and tests are made of.
-const ALWAYS: [&str; 16] = [
+const ALWAYS: [&str; 17] = [
     "bpftool",
     "busybox-static",
     "containerd",
     "containernetworking-plugins",
     "curl",
     "etcd-server",
+    "g++",
     "gcc",
     "iperf3",
     "iproute2",
@@ -32,8 +33,22 @@ const ALWAYS: [&str; 16] = [
 /// A compiler for the kernel with its `core`.
 const TOOLCHAIN: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs that show on another system whether the packages are there, under whatever name.
-const PROGRAMS: [&str; 13] =
-    ["bpftool", "busybox", "cc", "containerd", "ctr", "curl", "etcd", "ip", "iperf3", "nft", "nsenter", "ping", "runc"];
+const PROGRAMS: [&str; 14] = [
+    "bpftool",
+    "busybox",
+    "c++",
+    "cc",
+    "containerd",
+    "ctr",
+    "curl",
+    "etcd",
+    "ip",
+    "iperf3",
+    "nft",
+    "nsenter",
+    "ping",
+    "runc",
+];
 
 /// Installs the packages that are missing.
 pub(crate) fn bring(progress: &mut Progress) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::{
     netlink::Netlink,
     node_facts::NodeFacts,
     pod_interface::{self, PodSide},
-    reclaim, result,
+    reclaim, result, source_rules,
     undo::Undo,
 };
 
@@ -63,6 +63,7 @@ pub fn add(conf: &NetConf, id: &AttachmentId, netns: &Path, pod: &Pod) -> Result
         addresses: Vec::new(),
         gateways: facts.gateways.clone(),
         mtu: facts.mtu,
+        table: None,
         pod_namespace: pod.namespace.clone(),
         pod_name: pod.name.clone(),
         pod_uid: pod.uid.clone(),
@@ -151,7 +152,14 @@ impl<'a> Parts<'a> {
         attachment.host_ifindex = pair.host;
         undo.push(move || pod_interface::delete(&id).map_err(Failure::from));
         pod_interface::configure_host_side(host, self.programs, attachment)?;
-        pod_side.configure(attachment, pair.pod)?;
+        if pod_side.configure(attachment, pair.pod)? {
+            attachment.table = Some(source_rules::table(pair.pod));
+            // Rules do not go with the link, and only a record says where they are.
+            attachments::note(state, attachment)?;
+            let noted = attachment.clone();
+            undo.push(move || source_rules::remove_all(&noted));
+            pod_side.answer_over(attachment, pair.pod)?;
+        }
 
         for address in attachment.addresses.iter().copied() {
             let endpoints = self.endpoints;

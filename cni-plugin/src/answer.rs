@@ -16,6 +16,11 @@ const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
 const NDMSG: usize = 12;
 const RTMSG: usize = 12;
+const FIB_RULE_HDR: usize = 12;
+
+/// Attributes of rules, from linux/fib_rules.h.
+const FRA_SRC: u16 = 2;
+const FRA_TABLE: u16 = 15;
 
 /// Length of an attribute's header.
 const HEADER: usize = 4;
@@ -76,6 +81,17 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
 }
 
+/// A rule that sends packets of one source to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The source.
+    pub source: IpAddr,
+    /// Length of the source's prefix.
+    pub prefix: u8,
+    /// The table's number.
+    pub table: u32,
+}
+
 impl Answer {
     /// An answer of a message type (`RTM_...`).
     pub fn new(kind: u16, body: &[u8]) -> Self {
@@ -124,6 +140,13 @@ impl Answer {
             address: attributes.ip(libc::NDA_DST)?,
             mac: attributes.mac(libc::NDA_LLADDR),
         })
+    }
+
+    /// The answer as a rule for a source, if it is one.
+    pub fn rule(&self) -> Option<Rule> {
+        let body = self.body(libc::RTM_NEWRULE)?;
+        let attributes = Attributes(body.get(FIB_RULE_HDR..)?);
+        Some(Rule { source: attributes.ip(FRA_SRC)?, prefix: *body.get(2)?, table: attributes.number(FRA_TABLE)? })
     }
 
     /// The answer as a route over one link, if it is one.
@@ -180,7 +203,7 @@ fn number(bytes: &[u8], offset: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages;
+    use crate::messages::{self, Standing};
     use netlink_packet_core::Emitable;
     use netlink_packet_route::{
         link::{LinkAttribute, LinkFlags},
@@ -234,10 +257,12 @@ mod tests {
             let read = |request: messages::Message| Answer::new(request.kind, &request.body);
             let address = read(messages::address(7, ip)).address();
             assert_eq!(address, Some(Address { link: 7, address: ip, prefix }));
-            let route = read(messages::route_to(7, ip, None)).route();
+            let route = read(messages::route_to(7, ip, Standing::First)).route();
             assert_eq!(route, Some(Route { link: 7, destination: Some(ip), prefix, gateway: None }));
-            let route = read(messages::default_route(7, ip, Some(9))).route();
+            let route = read(messages::default_route(7, ip, Standing::Behind(9))).route();
             assert_eq!(route, Some(Route { link: 7, destination: None, prefix: 0, gateway: Some(ip) }));
+            let rule = read(messages::rule(ip, 2007)).rule();
+            assert_eq!(rule, Some(Rule { source: ip, prefix, table: 2007 }));
         }
     }
 

@@ -50,6 +50,9 @@ pub struct Attachment {
     pub gateways: Vec<IpAddr>,
     /// MTU of both sides, in bytes.
     pub mtu: u32,
+    /// The routing table of a pod's second, third ... interface, and that there are rules for its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
     /// `K8S_POD_NAMESPACE` of `CNI_ARGS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_namespace: Option<String>,

@@ -7,7 +7,6 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -121,6 +120,13 @@ pub fn begin(state_directory: &Path, id: &AttachmentId) -> Result<(), Error> {
     fs::write(&path, "").map_err(|source| Error::Io { operation: "create", path, source })
 }
 
+/// Puts into the mark of an ADD what its end will not show: where there is something that does not go with the link.
+pub fn note(state_directory: &Path, record: &Attachment) -> Result<(), Error> {
+    let path = path(state_directory, &record.id(), UNFINISHED);
+    let text = serde_json::to_vec(record).map_err(|source| Error::Damaged { path: path.clone(), source })?;
+    fs::write(&path, text).map_err(|source| Error::Io { operation: "write", path, source })
+}
+
 /// Writes the record of an ADD that [`begin`] began: from here on it is an attachment.
 pub fn finish(state_directory: &Path, record: &Attachment) -> Result<(), Error> {
     let (from, to) = (path(state_directory, &record.id(), UNFINISHED), path(state_directory, &record.id(), RECORD));
@@ -143,11 +149,11 @@ pub fn begin_removal(state_directory: &Path, id: &AttachmentId) -> Result<(), Er
     }
 }
 
-/// The addresses that the record of a DEL names that [`begin_removal`] began. None if it cannot be read.
-pub fn addresses_of_removed(state_directory: &Path, id: &AttachmentId) -> Vec<IpAddr> {
-    let text = fs::read(path(state_directory, id, UNFINISHED)).unwrap_or_default();
-    let record = serde_json::from_slice::<Attachment>(&text).ok().filter(|record| record.id() == *id);
-    record.map(|record| record.addresses).unwrap_or_default()
+/// The record in the mark of something unfinished: of a DEL that [`begin_removal`] began, or of an ADD that [`note`] gave one. None
+/// if it cannot be read.
+pub fn unfinished_record(state_directory: &Path, id: &AttachmentId) -> Option<Attachment> {
+    let text = fs::read(path(state_directory, id, UNFINISHED)).ok()?;
+    serde_json::from_slice::<Attachment>(&text).ok().filter(|record| record.id() == *id)
 }
 
 /// Removes the record, damaged or not, and the mark of something unfinished. Neither has to exist.
@@ -208,6 +214,7 @@ mod tests {
             addresses: vec!["10.244.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             gateways: vec!["10.244.1.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             mtu: 1450,
+            table: None,
             pod_namespace: Some("default".into()),
             pod_name: Some("web".into()),
             pod_uid: None,
@@ -293,7 +300,10 @@ mod tests {
             begin_removal(state.path(), &record.id()).unwrap();
             assert_eq!(unfinished(state.path()).unwrap(), [record.id()]);
             assert_eq!(read(state.path(), &record.id()).unwrap(), None);
-            assert_eq!(addresses_of_removed(state.path(), &record.id()), record.addresses);
+            assert_eq!(
+                unfinished_record(state.path(), &record.id()).map(|found| found.addresses),
+                Some(record.addresses.clone())
+            );
         }
         remove(state.path(), &record.id()).unwrap();
         assert_eq!(fs::read_dir(state.path().join(FOLDER)).unwrap().count(), 0);

@@ -16,7 +16,7 @@ use crate::{
     netconf::NetConf,
     netlink::{self, Netlink},
     pod_interface::{self, PodSide},
-    result,
+    result, source_rules,
 };
 
 /// Compares the link, its addresses, routes, neighbours, filters and map entries with the record, and the record with
@@ -124,6 +124,7 @@ fn pod_damage(record: &Attachment, netns: &Path) -> Result<Vec<String>, Failure>
             damage.push(format!("the pod has no default route via {gateway} over {}", record.ifname));
         }
     }
+    damage.extend(source_rules::damage(pod.netlink(), record, index)?);
     Ok(damage)
 }
 
@@ -160,7 +161,7 @@ fn neighbour_damage(
 }
 
 fn routes_over(netlink: &mut Netlink, index: u32, of: IpAddr) -> Result<Vec<Route>, netlink::Error> {
-    let answers = netlink.dump("list routes", &messages::routes_over(index, of))?;
+    let answers = netlink.dump("list routes", &messages::routes_over(index, of, None))?;
     Ok(answers.iter().filter_map(Answer::route).collect())
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     addresses::Addresses, attachment::AttachmentId, attachments, bpf, endpoints::Endpoints, error::Failure, lock::Lock,
-    pod_interface,
+    pod_interface, source_rules,
 };
 
 /// Takes an attachment away. Each step is tried whatever became of the others, and needs no record: link and entries are
@@ -25,12 +25,11 @@ pub fn detach(state_directory: &Path, pin_directory: &Path, id: &AttachmentId, _
         failures.push(error.into());
         Vec::new()
     });
+    let record =
+        attachments::unfinished_record(state_directory, id).or_else(|| attachments::read(state_directory, id).ok()?);
     // A damaged allocation names no owner any more, but the record names the address.
-    owned.extend(
-        attachments::addresses_of_removed(state_directory, id)
-            .into_iter()
-            .filter(|address| addresses.is_damaged(*address)),
-    );
+    let recorded = record.iter().flat_map(|record| record.addresses.iter().copied());
+    owned.extend(recorded.filter(|address| addresses.is_damaged(*address)));
     match Endpoints::open(pin_directory) {
         Ok(endpoints) => {
             for address in &owned {
@@ -42,6 +41,9 @@ pub fn detach(state_directory: &Path, pin_directory: &Path, id: &AttachmentId, _
         // No map, no entries.
         Err(bpf::Error::NotPinned { .. }) => {}
         Err(error) => failures.push(error.into()),
+    }
+    if let Some(Err(failure)) = record.as_ref().map(source_rules::remove_all) {
+        failures.push(failure);
     }
     match pod_interface::delete(id) {
         Err(error) => failures.push(error.into()),

@@ -31,6 +31,7 @@ pub mod pod_interface;
 pub mod program;
 pub mod reclaim;
 pub mod result;
+mod source_rules;
 pub mod status;
 pub mod undo;
 pub mod version;

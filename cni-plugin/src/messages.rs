@@ -12,10 +12,16 @@ use netlink_packet_route::{
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use weft_common::layout::LINK_GROUP;
 
 use crate::{attachment::Attachment, mac_address::MacAddress};
+
+/// The mark of our rules: weft's routing protocol.
+const RULE_PROTOCOL: RouteProtocol = RouteProtocol::Other(119);
+/// Our rules stand behind the one for local addresses (0) and in front of the one for the main table (32766).
+const RULE_PRIORITY: u32 = 10_000;
 
 /// A message to the kernel, without its netlink header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,9 +148,20 @@ pub(crate) fn neighbours_on(ifindex: u32, of: IpAddr) -> Message {
     Message::new(libc::RTM_GETNEIGH, &message)
 }
 
+/// Where a route stands beside others to the same destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// In front, in the main table.
+    First,
+    /// Behind others, in the main table: its metric.
+    Behind(u32),
+    /// In a table of its own.
+    Table(u32),
+}
+
 /// A route to one address, directly over a link.
-pub(crate) fn route_to(ifindex: u32, address: IpAddr, metric: Option<u32>) -> Message {
-    let mut message = route(ifindex, address, metric);
+pub(crate) fn route_to(ifindex: u32, address: IpAddr, standing: Standing) -> Message {
+    let mut message = route(ifindex, address, standing);
     message.header.destination_prefix_length = host_prefix(address);
     // IPv6 knows no scope of routes.
     message.header.scope = if address.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
@@ -153,18 +170,18 @@ pub(crate) fn route_to(ifindex: u32, address: IpAddr, metric: Option<u32>) -> Me
 }
 
 /// The route to everywhere else.
-pub(crate) fn default_route(ifindex: u32, gateway: IpAddr, metric: Option<u32>) -> Message {
-    let mut message = route(ifindex, gateway, metric);
+pub(crate) fn default_route(ifindex: u32, gateway: IpAddr, standing: Standing) -> Message {
+    let mut message = route(ifindex, gateway, standing);
     message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
     Message::new(libc::RTM_NEWROUTE, &message)
 }
 
-/// All routes over a link in the main table, of one family.
-pub(crate) fn routes_over(ifindex: u32, of: IpAddr) -> Message {
+/// All routes over a link in a table (the main one without), of one family.
+pub(crate) fn routes_over(ifindex: u32, of: IpAddr, table: Option<u32>) -> Message {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
-    message.attributes =
-        vec![RouteAttribute::Table(u32::from(RouteHeader::RT_TABLE_MAIN)), RouteAttribute::Oif(ifindex)];
+    let table = table.unwrap_or(u32::from(RouteHeader::RT_TABLE_MAIN));
+    message.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(ifindex)];
     Message::new(libc::RTM_GETROUTE, &message)
 }
 
@@ -173,7 +190,7 @@ pub(crate) fn host_prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-fn route(ifindex: u32, of: IpAddr, metric: Option<u32>) -> RouteMessage {
+fn route(ifindex: u32, of: IpAddr, standing: Standing) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(of);
     message.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -181,7 +198,42 @@ fn route(ifindex: u32, of: IpAddr, metric: Option<u32>) -> RouteMessage {
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
     message.attributes.push(RouteAttribute::Oif(ifindex));
-    message.attributes.extend(metric.map(RouteAttribute::Priority));
+    match standing {
+        Standing::First => {}
+        Standing::Behind(metric) => message.attributes.push(RouteAttribute::Priority(metric)),
+        Standing::Table(table) => {
+            message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+            message.attributes.push(RouteAttribute::Table(table));
+        }
+    }
+    message
+}
+
+/// Packets from this address are looked up in a table of their own first.
+pub(crate) fn rule(from: IpAddr, table: u32) -> Message {
+    let mut message = rule_from(from);
+    message.attributes.extend([RuleAttribute::Table(table), RuleAttribute::Priority(RULE_PRIORITY)]);
+    Message::new(libc::RTM_NEWRULE, &message)
+}
+
+/// Removes one of our rules for this address, whatever its table.
+pub(crate) fn remove_rule(from: IpAddr) -> Message {
+    Message::new(libc::RTM_DELRULE, &rule_from(from))
+}
+
+/// All rules of one family.
+pub(crate) fn rules(of: IpAddr) -> Message {
+    let mut message = RuleMessage::default();
+    message.header.family = family(of);
+    Message::new(libc::RTM_GETRULE, &message)
+}
+
+fn rule_from(from: IpAddr) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(from);
+    message.header.src_len = host_prefix(from);
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![RuleAttribute::Source(from), RuleAttribute::Protocol(RULE_PROTOCOL)];
     message
 }
 

@@ -16,9 +16,11 @@ use crate::{
     answer::{Answer, Link},
     attachment::{Attachment, AttachmentId},
     filters::Programs,
-    identity, link_removal, messages,
+    identity, link_removal,
+    messages::{self, Standing},
     netlink::{self, Netlink, Request},
     netns::{self, Netns},
+    source_rules,
 };
 
 /// Metric of the routes of a pod's second, third ... interface, to which the interface's index is added: above that of the
@@ -115,8 +117,9 @@ impl PodSide {
         &mut self.netlink
     }
 
-    /// Brings the pod's end up with its addresses, neighbours and routes.
-    pub fn configure(&mut self, attachment: &Attachment, ifindex: u32) -> Result<(), Error> {
+    /// Brings the pod's end up with its addresses, neighbours and routes. Answers whether another interface of the pod stands
+    /// before this one: then [`Self::answer_over`] has to follow.
+    pub fn configure(&mut self, attachment: &Attachment, ifindex: u32) -> Result<bool, Error> {
         let ifname = &attachment.ifname;
         let has_ipv6 = attachment.addresses.iter().any(std::net::IpAddr::is_ipv6);
         if has_ipv6 && self.ipv6_is_off {
@@ -153,7 +156,7 @@ impl PodSide {
             );
         }
         let routes = requests.len();
-        requests.extend(pod_routes(attachment, ifindex, None));
+        requests.extend(pod_routes(attachment, ifindex, Standing::First));
         let mut outcomes = self.netlink.try_each(&requests)?;
         let of_routes = outcomes.split_off(routes);
         outcomes.into_iter().collect::<Result<(), _>>()?;
@@ -162,23 +165,32 @@ impl PodSide {
             outcome.as_ref().is_err_and(|error| error.errno() == Some(libc::EEXIST))
         };
         if !of_routes.iter().any(exists) {
-            return Ok(of_routes.into_iter().collect::<Result<(), _>>()?);
+            of_routes.into_iter().collect::<Result<(), _>>()?;
+            return Ok(false);
         }
-        let behind = pod_routes(attachment, ifindex, Some(LATER_METRIC.saturating_add(ifindex)));
+        let behind = pod_routes(attachment, ifindex, Standing::Behind(LATER_METRIC.saturating_add(ifindex)));
         let refused = of_routes.iter().zip(behind).filter_map(|(outcome, request)| outcome.is_err().then_some(request));
         self.netlink.request(&refused.collect::<Vec<_>>())?;
-        Ok(())
+        Ok(true)
+    }
+
+    /// Has packets from the attachment's addresses leave over its interface, although another one is the way out of the pod.
+    pub fn answer_over(&mut self, attachment: &Attachment, ifindex: u32) -> Result<(), Error> {
+        match attachment.table {
+            Some(table) => Ok(source_rules::set(&mut self.netlink, attachment, ifindex, table)?),
+            None => Ok(()),
+        }
     }
 }
 
 /// The pod's routes over an interface: to each gateway, and over it to everywhere.
-fn pod_routes(attachment: &Attachment, ifindex: u32, metric: Option<u32>) -> Vec<Request> {
+pub(crate) fn pod_routes(attachment: &Attachment, ifindex: u32, standing: Standing) -> Vec<Request> {
     let routes = attachment.gateways.iter().take(attachment.addresses.len()).flat_map(|gateway| {
         [
-            (format!("add the route to {gateway} in the pod"), messages::route_to(ifindex, *gateway, metric)),
+            (format!("add the route to {gateway} in the pod"), messages::route_to(ifindex, *gateway, standing)),
             (
                 format!("add the default route via {gateway} in the pod"),
-                messages::default_route(ifindex, *gateway, metric),
+                messages::default_route(ifindex, *gateway, standing),
             ),
         ]
     });
@@ -238,7 +250,7 @@ pub fn configure_host_side(netlink: &mut Netlink, programs: &Programs, attachmen
         requests.push(
             Request::new(
                 format!("add the route to {address} over {device}"),
-                messages::route_to(ifindex, address, None),
+                messages::route_to(ifindex, address, Standing::First),
             )
             .with_flags(NLM_F_CREATE | NLM_F_EXCL),
         );

@@ -136,6 +136,7 @@ mod tests {
             addresses: vec!["10.244.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             gateways: vec!["10.244.1.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             mtu: 1450,
+            table: None,
             pod_namespace: None,
             pod_name: None,
             pod_uid: None,

@@ -18,6 +18,7 @@ mod plugin_damage;
 mod plugin_disk;
 mod plugin_failures;
 mod plugin_gc;
+mod plugin_interfaces;
 mod plugin_judges;
 mod plugin_kill;
 mod plugin_kill_bed;

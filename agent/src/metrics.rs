@@ -169,7 +169,7 @@ fn count(number: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use tokio::sync::watch;
@@ -180,8 +180,9 @@ mod tests {
     use crate::kubernetes::watch::ApiServer;
     use crate::model::cluster::{Cluster, Node};
     use crate::overlay::driver::Snapshot;
+    use crate::overlay::pod_devices::PodDevices;
     use crate::overlay::reconcile::{Comparison, Failure};
-    use crate::overlay::state::{Change, Underlay};
+    use crate::overlay::state::{Change, OverlayState, Underlay};
     use crate::overlay::{desired, plan};
 
     fn pass() -> (Pass, Cluster) {
@@ -194,7 +195,7 @@ mod tests {
         let cluster = Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new() };
         let plan = plan::plan(&cluster, "one").unwrap();
         let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
-        let desired = desired::desired(&plan, &underlay, &BTreeSet::new(), &BTreeMap::new());
+        let desired = desired::desired(&plan, &underlay, &PodDevices::default(), &OverlayState::default());
         let observed = desired.clone();
         let comparison = Comparison { plan, underlay, desired, observed, problems: Vec::new() };
         let failure =

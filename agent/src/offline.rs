@@ -10,7 +10,7 @@ use weft_common::layout::LAYOUT_VERSION;
 use crate::datapath::kernel::LinuxKernel;
 use crate::datapath::maps::{Maps, MapsError};
 use crate::datapath::requirements::Requirements;
-use crate::datapath::{Kernel, KernelError};
+use crate::datapath::{Kernel, KernelError, Watched};
 use crate::model::problem::Problem;
 use crate::overlay::state::OverlayState;
 use crate::pods;
@@ -41,7 +41,7 @@ impl Offline {
     /// Reads everything.
     pub async fn read(pin_directory: &Path, state_directory: &Path) -> Result<Self, OfflineError> {
         Maps::open(pin_directory)?;
-        let observed = LinuxKernel::open(pin_directory, Path::new("/proc/sys"))?.observe(&[]).await?;
+        let observed = LinuxKernel::open(pin_directory, Path::new("/proc/sys"))?.observe(&Watched::NOTHING).await?;
         let facts: Option<NodeFacts> =
             fs::read(state_directory.join(node_facts::FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let gateways = facts.as_ref().map(|facts| facts.gateways.clone()).unwrap_or_default();

@@ -11,11 +11,13 @@ use proptest::option;
 use proptest::prelude::*;
 use weft_agent::datapath::fake::{FakeKernel, Faults};
 use weft_agent::model::cluster::{Cluster, Node};
-use weft_agent::overlay::pod_devices::PodDevices;
+use weft_agent::overlay::pod_devices::{PodDevices, RecordedInterface};
+use weft_agent::overlay::pods::{PodDevice, PodRoute, PodState};
 use weft_agent::overlay::reconcile::Reconciler;
 use weft_agent::overlay::state::{
-    FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, RouteKind, Underlay,
+    FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, Pin, RouteKind, Underlay,
 };
+use weft_common::entries::Endpoint;
 
 fn address() -> impl Strategy<Value = IpAddr> {
     let v4 = (0..8u8).prop_map(|last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)));
@@ -60,6 +62,84 @@ fn filter() -> impl Strategy<Value = (FilterPlace, FilterProgram)> {
     })
 }
 
+/// Two pods are recorded, of which each may have lost its device.
+const PODS: [&str; 2] = ["weft00000000001", "weft00000000002"];
+
+fn pods() -> PodDevices {
+    let interface = |number: u8| RecordedInterface {
+        index: 10 + u32::from(number),
+        host_mac: [2, 0, 0, 0, 1, number],
+        pod_mac: [2, 0, 0, 0, 2, number],
+        addresses: vec![
+            Ipv4Addr::new(10, 244, 100, number).into(),
+            Ipv6Addr::new(0xfd00, 0, 0, 0x100, 0, 0, 0, u16::from(number)).into(),
+        ],
+    };
+    let interfaces = BTreeMap::from([(PODS[0].to_owned(), interface(1)), (PODS[1].to_owned(), interface(2))]);
+    let mut allocated: BTreeSet<IpAddr> = interfaces.values().flat_map(|pod| pod.addresses.clone()).collect();
+    // An ADD is under way.
+    allocated.insert(Ipv4Addr::new(10, 244, 100, 3).into());
+    PodDevices { interfaces, allocated: Some(allocated), problems: Vec::new() }
+}
+
+/// An address of a pod, of an ADD that is under way (3), or of nobody (4).
+fn pod_address() -> impl Strategy<Value = IpAddr> {
+    let v4 = (1..5u8).prop_map(|last| IpAddr::V4(Ipv4Addr::new(10, 244, 100, last)));
+    let v6 = (1..5u16).prop_map(|last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0x100, 0, 0, 0, last)));
+    prop_oneof![v4, v6]
+}
+
+fn mac() -> impl Strategy<Value = [u8; 6]> {
+    (1..3u8, 1..4u8).prop_map(|(side, number)| [2, 0, 0, 0, side, number])
+}
+
+prop_compose! {
+    fn pod_device(number: u32)(mac in mac(), other_index in prop::bool::weighted(0.1), in_group in any::<bool>(), up in any::<bool>()) -> PodDevice {
+        PodDevice { index: if other_index { 99 } else { 10 + number }, mac, in_group, up }
+    }
+}
+
+fn pod_route() -> impl Strategy<Value = PodRoute> {
+    prop_oneof![
+        (11..14u32).prop_map(PodRoute::Device),
+        Just(PodRoute::Other { seen: "via 192.0.2.9 dev eth0".to_owned() })
+    ]
+}
+
+prop_compose! {
+    /// Any state of the pods' host sides: what hangs on a device is there only while it is up.
+    fn pod_state()(
+        first in option::of(pod_device(1)), second in option::of(pod_device(2)),
+        neighbours in btree_map((0..2usize, pod_address()), mac(), 0..6),
+        routes in btree_map(pod_address(), pod_route(), 0..6),
+        endpoints in btree_map(pod_address(), (11..16u32, mac(), mac()), 0..6),
+    ) -> PodState {
+        let devices: BTreeMap<String, PodDevice> =
+            PODS.into_iter().zip([first, second]).filter_map(|(name, device)| Some((name.to_owned(), device?))).collect();
+        let is_up = |name: &str| devices.get(name).is_some_and(|device| device.up);
+        let neighbours = neighbours.into_iter().filter(|((pod, _), _)| is_up(PODS[*pod]));
+        let up: Vec<u32> = devices.values().filter(|device| device.up).map(|device| device.index).collect();
+        let routes = routes.into_iter().filter(|(_, route)| match route {
+            PodRoute::Device(index) => up.contains(index),
+            PodRoute::Other { .. } => true,
+        });
+        let endpoint = |(ifindex, pod_mac, host_mac)| Endpoint { ifindex, pod_mac, host_mac };
+        PodState {
+            neighbours: neighbours.map(|((pod, address), mac)| ((PODS[pod].to_owned(), address), mac)).collect(),
+            routes: routes.collect(),
+            endpoints: endpoints.into_iter().map(|(address, entry)| (address, endpoint(entry))).collect(),
+            // A device that nobody recorded.
+            unrecorded: BTreeSet::from([15]),
+            devices,
+        }
+    }
+}
+
+fn pin() -> impl Strategy<Value = (String, Pin)> {
+    let name = prop_oneof![Just("ENDPOINTS"), Just("NODES"), Just("from_pod"), Just("to_pod")].prop_map(str::to_owned);
+    (name, prop_oneof![Just(Pin::InUse), Just(Pin::Other { seen: "the map with the number 7".to_owned() })])
+}
+
 fn sysctl() -> impl Strategy<Value = (String, String)> {
     let path = prop_oneof![
         Just("net/ipv4/ip_forward"),
@@ -84,6 +164,8 @@ prop_compose! {
         masquerade in option::of(btree_set(pod_cidr(), 0..3)),
         sysctls in proptest::collection::vec(sysctl(), 0..6),
         filters in proptest::collection::vec(filter(), 0..6),
+        pins in proptest::collection::vec(pin(), 0..6),
+        pods in pod_state(),
     ) -> OverlayState {
         let device = device.map(|(mtu, mac, shape_is_ours, up)| OverlayDevice { mtu, mac, shape_is_ours, up });
         let exists = device.is_some();
@@ -91,9 +173,12 @@ prop_compose! {
             addresses: if exists { addresses } else { BTreeSet::new() },
             routes: routes.into_iter().filter(|(_, route)| exists || !matches!(route, RouteKind::Overlay { .. })).collect(),
             configured: exists && configured,
-            filters: filters.into_iter().filter(|(place, _)| exists || place.device != "weft0").collect(),
+            filters: filters.into_iter().filter(|(place, _)| {
+                if place.device == "weft0" { exists } else { pods.devices.contains_key(&place.device) }
+            }).collect(),
+            pins: pins.into_iter().collect(),
             sysctls: sysctls.into_iter().filter(|(path, _)| exists || !path.contains("weft0")).collect(),
-            device, nodes, node_addresses, masquerade,
+            device, nodes, node_addresses, masquerade, pods,
         }
     }
 }
@@ -116,10 +201,6 @@ prop_compose! {
         });
         Cluster { nodes, problems: Vec::new() }
     }
-}
-
-fn pods() -> PodDevices {
-    PodDevices { names: BTreeSet::from(["weft00000000001".to_owned()]), problems: Vec::new() }
 }
 
 fn reconciler(kernel: &FakeKernel) -> Reconciler<'_, FakeKernel, PodDevices> {

@@ -136,6 +136,30 @@ async fn a_disturbed_kernel_is_repaired_within_two_seconds_and_a_storm_costs_a_p
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_kernel_tells_nobody_is_repaired_within_five_seconds_and_looking_for_it_costs_no_pass() {
+    let kernel = kernel();
+    with_loop(&kernel, async |loop_| {
+        loop_.cluster.send(cluster(false)).unwrap();
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!(loop_.count(), 1, "nothing changed");
+        let desired = kernel.state();
+        let damages: [fn(&mut OverlayState); 2] = [
+            |state| drop(state.sysctls.insert("net/ipv4/ip_forward".to_owned(), "0".to_owned())),
+            |state| drop(state.pins.remove("ENDPOINTS")),
+        ];
+        for damage in damages {
+            let before = loop_.count();
+            kernel.edit(damage);
+            assert_ne!(kernel.state(), desired);
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(kernel.state(), desired);
+            assert_eq!(loop_.count(), before + 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_change_is_tried_again_after_one_two_four_seconds() {
     let kernel = kernel();
     with_loop(&kernel, async |loop_| {

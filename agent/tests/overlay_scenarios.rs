@@ -12,6 +12,7 @@ use weft_agent::model::cluster::Cluster;
 use weft_agent::overlay::desired::{desired, too_small};
 use weft_agent::overlay::diff::diff;
 use weft_agent::overlay::plan::{Blocked, Plan, plan};
+use weft_agent::overlay::pod_devices::PodDevices;
 use weft_agent::overlay::state::{Change, NodeEntry, OverlayState, RouteKind, Underlay};
 
 /// A Node object as the API server has it; the podCIDRs and addresses are split at spaces.
@@ -37,7 +38,7 @@ fn underlay() -> Underlay {
 }
 
 fn state(plan: &Plan) -> OverlayState {
-    desired(plan, &underlay(), &BTreeSet::new(), &BTreeMap::new())
+    desired(plan, &underlay(), &PodDevices::default(), &OverlayState::default())
 }
 
 fn ip(text: &str) -> IpAddr {

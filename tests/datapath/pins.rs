@@ -9,6 +9,7 @@ use aya::programs::SchedClassifier;
 use nix::libc;
 use weft_agent::datapath::maps::{Maps, MapsError};
 use weft_agent::datapath::object::OBJECT;
+use weft_agent::datapath::pins::PinsError;
 use weft_agent::datapath::programs::{self, ProgramsError};
 use weft_agent::overlay::state::NodeEntry;
 use weft_common::layout::{map, program};
@@ -129,7 +130,7 @@ fn a_map_of_another_shape_is_refused_with_the_next_step() {
 fn without_a_bpf_file_system_the_error_says_how_to_mount_one() {
     let directory = std::env::temp_dir().join("weft-is-no-bpffs");
     let error = programs::load(&directory, OBJECT).unwrap_err();
-    assert!(matches!(error, ProgramsError::NotBpffs(_)), "{error:?}");
+    assert!(matches!(error, ProgramsError::Pins(PinsError::NotBpffs(_))), "{error:?}");
     assert!(error.to_string().contains("mount -t bpf"), "{error}");
     assert!(!directory.exists());
 }

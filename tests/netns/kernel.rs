@@ -131,6 +131,8 @@ fn filters_of_pod_devices_are_attached_replaced_and_seen() {
     let mut desired = NodePlan::of(1, &[4], &[4]).desired();
     desired.filters.insert(place(Hook::Ingress), FilterProgram::Pinned(program::FROM_POD.to_owned()));
     desired.filters.insert(place(Hook::Egress), FilterProgram::Pinned(program::TO_POD.to_owned()));
+    let link = &json(&namespace, "ip -j link show weft0123456789a")[0];
+    desired.pods.unrecorded.insert(u32::try_from(link["ifindex"].as_u64().unwrap()).unwrap());
     Session::run(&namespace, |session| {
         session.converge(&desired);
         session.apply(&Change::SetFilter(place(Hook::Ingress), program::TO_POD.to_owned()));

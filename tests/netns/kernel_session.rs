@@ -1,5 +1,7 @@
 //! A `LinuxKernel` in a namespace, with a BPF file system that only its thread sees, and a desired state to bring there.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -9,8 +11,10 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::runtime::{Builder, Runtime};
 use weft_agent::datapath::kernel::LinuxKernel;
 use weft_agent::datapath::maps::Maps;
-use weft_agent::datapath::{Kernel, object, programs};
+use weft_agent::datapath::{Kernel, Watched, object, programs};
+use weft_agent::overlay::desired;
 use weft_agent::overlay::diff::diff;
+use weft_agent::overlay::pod_devices::RecordedInterface;
 use weft_agent::overlay::state::{
     Change, FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, RouteKind,
 };
@@ -22,6 +26,8 @@ pub(crate) struct Session {
     runtime: Runtime,
     pub(crate) kernel: LinuxKernel,
     pub(crate) maps: Maps,
+    /// The pod interfaces that are looked at.
+    pub(crate) pods: RefCell<BTreeMap<String, RecordedInterface>>,
 }
 
 impl Session {
@@ -40,7 +46,7 @@ impl Session {
         programs::load(&pins, object::OBJECT).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let kernel = runtime.block_on(async { LinuxKernel::open(&pins, "/proc/sys".as_ref()) }).unwrap();
-        Self { runtime, kernel, maps: Maps::open(&pins).unwrap() }
+        Self { runtime, kernel, maps: Maps::open(&pins).unwrap(), pods: RefCell::default() }
     }
 
     /// Runs a future to its end.
@@ -51,7 +57,9 @@ impl Session {
     /// What is there, with the sysctls that `desired` names.
     pub(crate) fn observe(&self, desired: &OverlayState) -> OverlayState {
         let sysctls: Vec<String> = desired.sysctls.keys().cloned().collect();
-        self.wait(self.kernel.observe(&sysctls)).unwrap()
+        let pods = self.pods.borrow();
+        let watched = Watched { sysctls: &sysctls, pods: &pods };
+        self.wait(self.kernel.observe(&watched)).unwrap()
     }
 
     pub(crate) fn apply(&self, change: &Change) {
@@ -112,6 +120,7 @@ impl NodePlan {
             addresses: self.pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
             configured: true,
             masquerade: Some(self.pod_cidrs.iter().copied().collect()),
+            pins: desired::pins(),
             ..OverlayState::default()
         };
         for (path, value) in

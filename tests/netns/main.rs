@@ -8,6 +8,7 @@ mod agent_end;
 mod cnitool;
 mod fake_api_server;
 mod kernel;
+mod kernel_idle;
 mod kernel_repair;
 mod kernel_session;
 mod masquerade;

@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use weft_common::layout::OVERLAY_DEVICE;
 
-use super::{Kernel, KernelError};
-use crate::overlay::state::{Change, FilterProgram, OverlayState, RouteKind, Underlay};
+use super::{Kernel, KernelError, Watched};
+use crate::overlay::pods::{PodChange, PodRoute, PodState};
+use crate::overlay::state::{Change, FilterProgram, OverlayState, Pin, RouteKind, Underlay};
 
 /// When a [`FakeKernel`] fails. Faults hit every call of [`Kernel`], `underlay` and `observe` too.
 ///
@@ -40,6 +41,8 @@ pub struct FakeKernel {
 #[derive(Debug)]
 struct Inner {
     state: OverlayState,
+    /// What the last look found of sysctls and pins.
+    seen: Option<OverlayState>,
     faults: Faults,
     calls: u64,
     failed: u64,
@@ -55,14 +58,12 @@ struct Refused(String);
 impl FakeKernel {
     /// A kernel that holds `state`, on a node whose InternalIPs are on the device `underlay`.
     pub fn new(state: OverlayState, underlay: Underlay) -> Self {
-        let inner = Inner { state, faults: Faults::None, calls: 0, failed: 0, random: 0, writes: Vec::new() };
-        Self { underlay: Some(underlay), inner: Mutex::new(inner) }
+        Self { underlay: Some(underlay), inner: Mutex::new(Inner::new(state)) }
     }
 
     /// A kernel in which no device carries the InternalIPs.
     pub fn without_underlay(state: OverlayState) -> Self {
-        let inner = Inner { state, faults: Faults::None, calls: 0, failed: 0, random: 0, writes: Vec::new() };
-        Self { underlay: None, inner: Mutex::new(inner) }
+        Self { underlay: None, inner: Mutex::new(Inner::new(state)) }
     }
 
     /// Fails from now on as `faults` says.
@@ -111,14 +112,21 @@ impl Kernel for FakeKernel {
             .ok_or_else(|| error("find the device of", format!("{addresses:?}"), "on no device of this node"))
     }
 
-    async fn observe(&self, sysctls: &[String]) -> Result<OverlayState, KernelError> {
+    async fn observe(&self, watched: &Watched<'_>) -> Result<OverlayState, KernelError> {
         let mut inner = self.lock();
         if inner.next_call_fails() {
             return Err(error("observe", "the kernel".to_owned(), "injected fault"));
         }
         let mut state = inner.state.clone();
-        state.sysctls.retain(|path, _| sysctls.contains(path));
+        inner.seen = Some(state.clone());
+        state.sysctls.retain(|path, _| watched.sysctls.contains(path));
+        state.pods.keep(watched);
         Ok(state)
+    }
+
+    fn changed_silently(&self) -> bool {
+        let inner = self.lock();
+        inner.seen.as_ref().is_some_and(|seen| (&seen.sysctls, &seen.pins) != (&inner.state.sysctls, &inner.state.pins))
     }
 
     async fn apply(&self, change: &Change) -> Result<(), KernelError> {
@@ -131,6 +139,7 @@ impl Kernel for FakeKernel {
         inner.state.step(change).map_err(|reason| error("apply", format!("{change:?}"), reason))?;
         if inner.state != before {
             inner.writes.push(change.clone());
+            inner.know_own(change);
         }
         if fails {
             return Err(error("apply", format!("{change:?}"), "injected fault, it was done all the same"));
@@ -140,6 +149,24 @@ impl Kernel for FakeKernel {
 }
 
 impl Inner {
+    fn new(state: OverlayState) -> Self {
+        Self { state, seen: None, faults: Faults::None, calls: 0, failed: 0, random: 0, writes: Vec::new() }
+    }
+
+    /// What we wrote ourselves is no news.
+    fn know_own(&mut self, change: &Change) {
+        let Some(seen) = &mut self.seen else { return };
+        match change {
+            Change::SetSysctl { path, value } => {
+                seen.sysctls.insert(path.clone(), value.clone());
+            }
+            Change::SetPin(name) => {
+                seen.pins.insert(name.clone(), Pin::InUse);
+            }
+            _ => {}
+        }
+    }
+
     fn next_call_fails(&mut self) -> bool {
         self.calls += 1;
         let fails = match self.faults {
@@ -215,6 +242,8 @@ impl Step for OverlayState {
             Change::SetFilter(place, program) => {
                 if place.device == OVERLAY_DEVICE {
                     self.need_device()?;
+                } else if !self.pods.devices.contains_key(&place.device) {
+                    return Err(format!("{} does not exist", place.device));
                 }
                 self.filters.insert(place.clone(), FilterProgram::Pinned(program.clone()));
             }
@@ -232,6 +261,10 @@ impl Step for OverlayState {
             Change::RemoveRoute(destination) => {
                 self.routes.remove(destination);
             }
+            Change::SetPin(name) => {
+                self.pins.insert(name.clone(), Pin::InUse);
+            }
+            Change::Pod(change) => self.pods.step(change)?,
         }
         Ok(())
     }
@@ -267,6 +300,62 @@ impl Step for OverlayState {
 
     fn need_device(&self) -> Result<(), String> {
         if self.device.is_some() { Ok(()) } else { Err("weft0 does not exist".to_owned()) }
+    }
+}
+
+/// The same for the host sides of pods.
+trait PodStep {
+    fn step(&mut self, change: &PodChange) -> Result<(), String>;
+    fn need(&self, device: &str, index: u32, up: bool) -> Result<(), String>;
+    fn keep(&mut self, watched: &Watched<'_>);
+}
+
+impl PodStep for PodState {
+    fn step(&mut self, change: &PodChange) -> Result<(), String> {
+        match change {
+            PodChange::SetDevice(name, wanted) => {
+                self.need(name, wanted.index, false)?;
+                let before = self.devices.insert(name.clone(), wanted.clone());
+                // A new MAC address makes the kernel forget all neighbours, the permanent ones too.
+                if before.is_some_and(|before| before.mac != wanted.mac) {
+                    self.neighbours.retain(|(device, _), _| device != name);
+                }
+            }
+            PodChange::SetNeighbour { device, index, address, mac } => {
+                self.need(device, *index, true)?;
+                self.neighbours.insert((device.clone(), *address), *mac);
+            }
+            PodChange::SetRoute { address, device, index } => {
+                self.need(device, *index, true)?;
+                self.routes.insert(*address, PodRoute::Device(*index));
+            }
+            PodChange::SetEndpoint(address, endpoint) => {
+                self.endpoints.insert(*address, *endpoint);
+            }
+            PodChange::RemoveEndpoint(address) => {
+                self.endpoints.remove(address);
+            }
+        }
+        Ok(())
+    }
+
+    fn need(&self, device: &str, index: u32, up: bool) -> Result<(), String> {
+        match self.devices.get(device).filter(|present| present.index == index) {
+            None => Err(format!("{device} with the index {index} does not exist")),
+            Some(present) if up && !present.up => Err(format!("{device} is down")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// What a look sees that knows of these interfaces.
+    fn keep(&mut self, watched: &Watched<'_>) {
+        self.devices.retain(|name, device| watched.pods.get(name).is_some_and(|pod| pod.index == device.index));
+        let has = |device: &String, address: &IpAddr| {
+            watched.pods.get(device).is_some_and(|pod| pod.addresses.contains(address))
+        };
+        let devices = &self.devices;
+        self.neighbours.retain(|(device, address), _| devices.contains_key(device) && has(device, address));
+        self.routes.retain(|address, _| devices.keys().any(|device| has(device, address)));
     }
 }
 
@@ -317,7 +406,7 @@ mod tests {
             kernel.set_faults(Faults::Random { seed: 7, percent: 10 });
             let mut run = Vec::new();
             for _ in 0..1000 {
-                run.push(kernel.observe(&[]).await.is_err());
+                run.push(kernel.observe(&Watched::NOTHING).await.is_err());
             }
             assert!((50..150).contains(&kernel.failures()), "about a tenth fails, here {}", kernel.failures());
             runs.push(run);
@@ -331,7 +420,7 @@ mod tests {
         kernel.set_faults(Faults::Every(3));
         let mut run = Vec::new();
         for _ in 0..6 {
-            run.push(kernel.observe(&[]).await.is_ok());
+            run.push(kernel.observe(&Watched::NOTHING).await.is_ok());
         }
         assert_eq!(run, [true, true, false, true, true, false]);
     }

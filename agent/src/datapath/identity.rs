@@ -3,12 +3,10 @@
 //! Asked of the kernel directly: aya looks programs up by number for it, which needs CAP_SYS_ADMIN; a descriptor needs nothing.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
-use nix::libc;
+use super::bpf_calls;
 
-/// `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd`.
-const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 /// Room for the numbers of a program's maps. A program with more of them is not ours.
 const MAPS: usize = 32;
 
@@ -19,14 +17,6 @@ pub(super) struct Identity {
     tag: [u8; 8],
     /// The kernel's numbers of the maps.
     maps: Vec<u32>,
-}
-
-/// The beginning of `union bpf_attr` for this command.
-#[repr(C)]
-struct Attributes {
-    descriptor: u32,
-    length: u32,
-    info: u64,
 }
 
 /// The beginning of `struct bpf_prog_info`. The kernel fills as much of it as it is told that there is.
@@ -52,18 +42,8 @@ const _: () = assert!(size_of::<ProgramInfo>() == 64);
 pub(super) fn of(program: &impl AsFd) -> io::Result<Identity> {
     let mut maps = [0_u32; MAPS];
     let mut info = ProgramInfo { map_count: MAPS as u32, maps: maps.as_mut_ptr() as u64, ..ProgramInfo::default() };
-    let attributes = Attributes {
-        descriptor: program.as_fd().as_raw_fd().cast_unsigned(),
-        length: size_of::<ProgramInfo>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the kernel reads `attributes`, and writes `info` and `maps`, each within the length that it is told.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, OBJ_GET_INFO_BY_FD, &raw const attributes, size_of::<Attributes>() as libc::c_uint)
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: the kernel writes `maps` within the number that it is told.
+    unsafe { bpf_calls::info(program.as_fd(), &mut info) }?;
     let used = maps.get(..info.map_count as usize).ok_or_else(|| io::Error::other("it uses too many maps"))?;
     let mut maps = used.to_vec();
     maps.sort_unstable();

@@ -1,7 +1,9 @@
 //! The kernel of this node, by netlink, pinned maps and sysctls.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -12,9 +14,11 @@ use weft_common::layout::{LINK_GROUP, OVERLAY_DEVICE, map, program};
 use super::links::Link;
 use super::maps::Maps;
 use super::netfilter::Netfilter;
+use super::pins::Pins;
 use super::programs::{PinnedProgram, ProgramsError};
 use super::requests::Requests;
-use super::{Kernel, KernelError, addresses, filters, links, masquerade, routes, sysctl};
+use super::{Kernel, KernelError, Watched, addresses, filters, links, masquerade, pod_links, routes, sysctl};
+use crate::overlay::pods::{PodChange, PodState};
 use crate::overlay::state::{Change, FilterPlace, OverlayState, RouteKind, Underlay};
 
 /// What the nftables table is called in errors.
@@ -26,8 +30,11 @@ pub struct LinuxKernel {
     requests: Requests,
     netfilter: Netfilter,
     maps: Maps,
-    pin_directory: PathBuf,
+    programs: BTreeMap<&'static str, PinnedProgram>,
+    pins: Pins,
     sysctl_root: PathBuf,
+    /// The sysctls that the last look read, and what it found.
+    seen_sysctls: Mutex<(Vec<String>, BTreeMap<String, String>)>,
     /// Destinations that had a route of ours of another form at the last look, or several: they need a closer one.
     odd_routes: Mutex<BTreeSet<IpNetwork>>,
 }
@@ -51,22 +58,37 @@ struct NoDevice;
 struct NoProgram;
 
 impl LinuxKernel {
-    /// Connects to the kernel. The programs must have been loaded: `pin_directory` holds the maps. `sysctl_root` is where
-    /// `/proc/sys` of the node is found. Needs a running tokio runtime.
+    /// Connects to the kernel. The programs must have been loaded: `pin_directory` holds maps and programs, and what it holds
+    /// now is used from now on. `sysctl_root` is where `/proc/sys` of the node is found. Needs a running tokio runtime.
     pub fn open(pin_directory: &Path, sysctl_root: &Path) -> Result<Self, KernelError> {
+        let maps = Maps::open(pin_directory).map_err(KernelError::of("open", "the pinned maps"))?;
+        let programs = open_programs(pin_directory).map_err(KernelError::of("open", "the pinned programs"))?;
+        let pins =
+            hold(pin_directory, &maps, &programs).map_err(KernelError::of("hold", "the pinned maps and programs"))?;
         Ok(Self {
             requests: Requests::open().map_err(KernelError::of("open", "rtnetlink"))?,
             netfilter: Netfilter::open().map_err(KernelError::of("open", "netfilter's netlink"))?,
-            maps: Maps::open(pin_directory).map_err(KernelError::of("open", "the pinned maps"))?,
-            pin_directory: pin_directory.to_owned(),
+            maps,
+            programs,
+            pins,
             sysctl_root: sysctl_root.to_owned(),
+            seen_sysctls: Mutex::default(),
             odd_routes: Mutex::default(),
         })
     }
 
-    /// The programs that are pinned now. An agent of another version may have pinned others meanwhile.
-    fn pinned(&self) -> Result<BTreeMap<&'static str, PinnedProgram>, ProgramsError> {
-        program::ALL.into_iter().map(|name| Ok((name, PinnedProgram::open(&self.pin_directory, name)?))).collect()
+    fn read_sysctls(&self, paths: &[String]) -> Result<BTreeMap<String, String>, KernelError> {
+        let values = sysctl::read(&self.sysctl_root, paths).map_err(KernelError::of("read", "sysctls"))?;
+        *self.seen_sysctls.lock().unwrap_or_else(PoisonError::into_inner) = (paths.to_vec(), values.clone());
+        Ok(values)
+    }
+
+    fn write_sysctl(&self, path: &str, value: &str) -> Result<(), KernelError> {
+        let failed = KernelError::of("write sysctl", format!("{path} = {value}"));
+        sysctl::write(&self.sysctl_root, path, value).map_err(failed)?;
+        let mut seen = self.seen_sysctls.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.1.insert(path.to_owned(), value.to_owned());
+        Ok(())
     }
 
     async fn device(&self, name: &str) -> Result<Link, KernelError> {
@@ -95,12 +117,32 @@ impl LinuxKernel {
 
     async fn set_filter(&self, place: &FilterPlace, name: &str) -> Result<(), KernelError> {
         let object = format!("{name} on {} {:?}", place.device, place.hook);
-        let known = program::ALL.into_iter().find(|known| *known == name);
-        let known = known.ok_or_else(|| KernelError::of("find program", name)(NoProgram))?;
-        let program = PinnedProgram::open(&self.pin_directory, known).map_err(KernelError::of("open program", name))?;
+        let program = self.programs.get(name).ok_or_else(|| KernelError::of("find program", name)(NoProgram))?;
         let device = self.device(&place.device).await?;
-        let attached = filters::set(&self.requests, device.index, place.hook, name, &program).await;
+        let attached = filters::set(&self.requests, device.index, place.hook, name, program).await;
         attached.map_err(KernelError::of("attach filter", object))
+    }
+
+    async fn set_pod(&self, change: &PodChange) -> Result<(), KernelError> {
+        let object = change.object();
+        match change {
+            PodChange::SetDevice(_, device) => {
+                pod_links::set_device(&self.requests, device).await.map_err(KernelError::of("set", object))
+            }
+            PodChange::SetNeighbour { index, address, mac, .. } => {
+                let set = pod_links::set_neighbour(&self.requests, *index, *address, *mac).await;
+                set.map_err(KernelError::of("set", object))
+            }
+            PodChange::SetRoute { address, index, .. } => {
+                pod_links::set_route(&self.requests, *index, *address).await.map_err(KernelError::of("set", object))
+            }
+            PodChange::SetEndpoint(address, endpoint) => {
+                self.maps.set_endpoint(*address, *endpoint).map_err(KernelError::of("write", object))
+            }
+            PodChange::RemoveEndpoint(address) => {
+                self.maps.remove_endpoint(*address).map_err(KernelError::of("delete", object))
+            }
+        }
     }
 
     async fn remove_address(&self, address: IpAddr) -> Result<(), KernelError> {
@@ -111,6 +153,22 @@ impl LinuxKernel {
             None => Ok(()),
         }
     }
+}
+
+fn open_programs(directory: &Path) -> Result<BTreeMap<&'static str, PinnedProgram>, ProgramsError> {
+    program::ALL.into_iter().map(|name| Ok((name, PinnedProgram::open(directory, name)?))).collect()
+}
+
+/// Holds maps and programs apart from their users, for their pins.
+fn hold(
+    directory: &Path,
+    maps: &Maps,
+    programs: &BTreeMap<&'static str, PinnedProgram>,
+) -> Result<Pins, Box<dyn std::error::Error + Send + Sync>> {
+    let programs = programs.iter().map(|(name, program)| (*name, program.fd.as_fd()));
+    let held =
+        maps.descriptors().chain(programs).map(|(name, descriptor)| Ok((name, descriptor.try_clone_to_owned()?)));
+    Ok(Pins::hold(directory, held.collect::<io::Result<Vec<_>>>()?)?)
 }
 
 impl Kernel for LinuxKernel {
@@ -131,13 +189,19 @@ impl Kernel for LinuxKernel {
         underlay.ok_or_else(|| KernelError::of("find the device of", "no address")(AddressOnNoDevice))
     }
 
-    async fn observe(&self, sysctls: &[String]) -> Result<OverlayState, KernelError> {
+    async fn observe(&self, watched: &Watched<'_>) -> Result<OverlayState, KernelError> {
+        // First, because the records have just been read: an ADD between the two would look like an entry that nobody wants.
+        let endpoints = self.maps.endpoints().map_err(KernelError::of("read map", map::ENDPOINTS))?;
         let devices = links::list(&self.requests).await.map_err(KernelError::of("list", "devices"))?;
         let overlay = devices.iter().find(|device| device.name == OVERLAY_DEVICE);
         let index = overlay.map(|device| device.index);
         let addresses = addresses::list(&self.requests).await.map_err(KernelError::of("list", "addresses"))?;
-        let pinned = self.pinned().map_err(KernelError::of("open", "the pinned programs"))?;
-        let with_filters = devices.iter().filter(|device| device.group == LINK_GROUP || device.name == OVERLAY_DEVICE);
+        let is_weft = |device: &&Link| {
+            device.group == LINK_GROUP || device.name == OVERLAY_DEVICE || watched.pods.contains_key(&device.name)
+        };
+        let with_filters = devices.iter().filter(is_weft);
+        let pods = pod_links::observe(&self.requests, &devices, watched.pods).await;
+        let pods = pods.map_err(KernelError::of("list", "what belongs to pods"))?;
         let config = self.maps.config().map_err(KernelError::of("read map", map::CONFIG))?;
         Ok(OverlayState {
             device: overlay.map(Link::overlay_device),
@@ -147,11 +211,20 @@ impl Kernel for LinuxKernel {
             node_addresses: self.maps.node_addresses().map_err(KernelError::of("read map", map::NODE_ADDRESSES))?,
             configured: index == Some(config.overlay_ifindex),
             masquerade: masquerade::read(&self.netfilter).await.map_err(KernelError::of("read", MASQUERADE))?,
-            sysctls: sysctl::read(&self.sysctl_root, sysctls).map_err(KernelError::of("read", "sysctls"))?,
-            filters: filters::list(&self.requests, with_filters, &pinned)
+            sysctls: self.read_sysctls(watched.sysctls)?,
+            filters: filters::list(&self.requests, with_filters, &self.programs)
                 .await
                 .map_err(KernelError::of("list", "filters"))?,
+            pins: self.pins.observe(),
+            pods: PodState { endpoints, ..pods },
         })
+    }
+
+    fn changed_silently(&self) -> bool {
+        let seen = self.seen_sysctls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // One that cannot be read now is told of by the next look, which is never far.
+        let sysctls = sysctl::read(&self.sysctl_root, &seen.0).is_ok_and(|values| values != seen.1);
+        sysctls || self.pins.changed()
     }
 
     async fn apply(&self, change: &Change) -> Result<(), KernelError> {
@@ -169,8 +242,8 @@ impl Kernel for LinuxKernel {
                 added.map_err(KernelError::of("add address", address.to_string()))
             }
             Change::RemoveAddress(address) => self.remove_address(*address).await,
-            Change::SetSysctl { path, value } => sysctl::write(&self.sysctl_root, path, value)
-                .map_err(KernelError::of("write sysctl", format!("{path} = {value}"))),
+            Change::SetSysctl { path, value } => self.write_sysctl(path, value),
+            Change::SetPin(name) => self.pins.set(name).map_err(KernelError::of("pin", name)),
             Change::SetConfig => {
                 let overlay_ifindex = self.device(OVERLAY_DEVICE).await?.index;
                 self.maps.set_config(Config { overlay_ifindex }).map_err(KernelError::of("write map", map::CONFIG))
@@ -195,6 +268,7 @@ impl Kernel for LinuxKernel {
             Change::RemoveRoute(destination) => routes::remove(&self.requests, *destination)
                 .await
                 .map_err(KernelError::of("remove route", destination.to_string())),
+            Change::Pod(change) => self.set_pod(change).await,
         }
     }
 }

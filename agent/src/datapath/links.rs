@@ -7,9 +7,10 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
-use weft_common::layout::{OVERLAY_DEVICE, VXLAN_PORT};
+use weft_common::layout::{LINK_GROUP, OVERLAY_DEVICE, VXLAN_PORT};
 
 use super::requests::{NetlinkError, Requests, unless};
+use crate::overlay::pods::PodDevice;
 use crate::overlay::state::OverlayDevice;
 
 /// A device, as far as somebody here wants to know.
@@ -28,6 +29,11 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// What it is as the host side of a pod's interface.
+    pub(super) fn pod_device(&self) -> PodDevice {
+        PodDevice { index: self.index, mac: self.mac, in_group: self.group == LINK_GROUP, up: self.up }
+    }
+
     /// What it is as an overlay device.
     pub(super) fn overlay_device(&self) -> OverlayDevice {
         OverlayDevice { mtu: self.mtu, mac: self.mac, shape_is_ours: self.made_as_ours && !self.arp, up: self.up }

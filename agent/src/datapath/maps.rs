@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray};
 use ipnetwork::IpNetwork;
 use weft_common::address::{self, AddressBytes};
 use weft_common::entries::{self, Config, Endpoint, Node, NodeAddress};
 use weft_common::layout::map;
 use weft_common::reason::{COUNTERS, DropReason, Program, counter_index};
 
+use super::bpf_calls::{self, Object};
 use crate::overlay::state::NodeEntry;
 
 /// `BPF_F_NO_PREALLOC`: memory grows with the entries. Longest prefix maps have no other way.
@@ -51,8 +53,9 @@ impl MapShape {
         Self { kind, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, max_entries, flags }
     }
 
-    fn of_pinned(path: &Path) -> Result<Self, MapError> {
-        let info = MapInfo::from_pin(path)?;
+    fn of_open(map: &OwnedFd) -> Result<Self, MapError> {
+        let map = MapData::from_fd(map.try_clone().map_err(MapError::IoError)?)?;
+        let info = map.info()?;
         Ok(Self {
             kind: info.map_type()?,
             key_size: info.key_size(),
@@ -83,8 +86,9 @@ pub enum MapsError {
     },
     /// It is not a map of this layout. The kernel would take it, and packets would go wrong.
     #[error(
-        "map {} is ({found}), this version of weft needs ({expected}); somebody else made it: drain the node, remove {} and restart the agent",
-        path.display(), path.parent().unwrap_or(path).display()
+        "map {} is ({found}), this version of weft needs ({expected}); somebody else made it: remove {} and restart the agent, which \
+         makes a new one and fills in what nodes and pods need",
+        path.display(), path.display()
     )]
     Shape {
         /// The pin.
@@ -94,6 +98,12 @@ pub enum MapsError {
         /// What this layout has.
         expected: MapShape,
     },
+    /// It is no map at all.
+    #[error(
+        "{} is pinned in the place of a map and is none; somebody else made it: remove it and restart the agent, which makes the map \
+         and fills in what nodes and pods need", .0.display()
+    )]
+    NotAMap(PathBuf),
     /// Reading or writing failed.
     #[error("{operation} {entry} of map {}: {source}", path.display())]
     Access {
@@ -108,19 +118,25 @@ pub enum MapsError {
     },
 }
 
-/// The maps in a pin directory. It holds no descriptor: each call opens the pin, so a map pinned anew is never missed.
-#[derive(Clone, Debug)]
+/// The maps that were pinned in a directory when it was opened. Somebody may remove or replace a pin: filters go on using the
+/// map that they were loaded with, and so do we.
+#[derive(Debug)]
 pub struct Maps {
     directory: PathBuf,
+    held: BTreeMap<&'static str, OwnedFd>,
 }
 
 impl Maps {
     /// Checks that every map of this layout is pinned in `directory` and has the right shape.
     pub fn open(directory: &Path) -> Result<Self, MapsError> {
-        for (name, expected) in MapShape::ALL {
-            check_shape(directory.join(name), expected)?;
-        }
-        Ok(Self { directory: directory.to_owned() })
+        let open = |(name, expected)| Ok((name, open(directory.join(name), expected)?));
+        let held = MapShape::ALL.into_iter().map(open).collect::<Result<_, MapsError>>()?;
+        Ok(Self { directory: directory.to_owned(), held })
+    }
+
+    /// Descriptors of all maps, by name.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        self.held.iter().map(|(name, descriptor)| (*name, descriptor.as_fd()))
     }
 
     /// All podCIDRs and the nodes that own them.
@@ -207,6 +223,18 @@ impl Maps {
         Ok((id, sums.collect::<Result<_, _>>()?))
     }
 
+    /// Adds or replaces the pod interface that has an address. For whoever holds the allocation lock.
+    pub fn set_endpoint(&self, address: IpAddr, endpoint: Endpoint) -> Result<(), MapsError> {
+        let written = self.endpoints_map()?.insert(address::to_bytes(address), endpoint, 0);
+        written.map_err(|error| self.failed("write", map::ENDPOINTS, address, error))
+    }
+
+    /// Removes a pod's address. One that is not there is no error. For whoever holds the allocation lock.
+    pub fn remove_endpoint(&self, address: IpAddr) -> Result<(), MapsError> {
+        let removed = self.endpoints_map()?.remove(&address::to_bytes(address));
+        unless_absent(removed).map_err(|error| self.failed("delete", map::ENDPOINTS, address, error))
+    }
+
     fn endpoints_map(&self) -> Result<HashMap<MapData, AddressBytes, Endpoint>, MapsError> {
         self.typed(map::ENDPOINTS)
     }
@@ -224,9 +252,11 @@ impl Maps {
     }
 
     fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, MapsError> {
-        let path = self.directory.join(name);
-        let opened = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(M::try_from);
-        opened.map_err(|error| MapsError::Open { path, source: said(error) })
+        let failed = |source| MapsError::Open { path: self.directory.join(name), source };
+        let held = self.held.get(name).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let copy = held.try_clone().map_err(failed)?;
+        let opened = MapData::from_fd(copy).and_then(Map::from_map_data).and_then(M::try_from);
+        opened.map_err(|error| failed(said(error)))
     }
 
     fn failed(&self, operation: &'static str, name: &str, entry: impl fmt::Display, error: MapError) -> MapsError {
@@ -238,19 +268,30 @@ impl Maps {
 /// loading the programs makes it.
 pub(super) fn check_existing(directory: &Path) -> Result<(), MapsError> {
     for (name, expected) in MapShape::ALL {
-        match check_shape(directory.join(name), expected) {
+        match open(directory.join(name), expected) {
             Err(MapsError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => (),
-            result => result?,
+            result => drop(result?),
         }
     }
     Ok(())
 }
 
-fn check_shape(path: PathBuf, expected: MapShape) -> Result<(), MapsError> {
-    match MapShape::of_pinned(&path) {
-        Ok(found) if found == expected => Ok(()),
+/// Opens a pinned map that has this shape.
+fn open(path: PathBuf, expected: MapShape) -> Result<OwnedFd, MapsError> {
+    let failed = |path, source| MapsError::Open { path, source };
+    let descriptor = match bpf_calls::open(&path) {
+        Ok(descriptor) => descriptor,
+        Err(source) => return Err(failed(path, source)),
+    };
+    match bpf_calls::object(&descriptor) {
+        Ok(Some(Object::Map(_))) => (),
+        Ok(_) => return Err(MapsError::NotAMap(path)),
+        Err(source) => return Err(failed(path, source)),
+    }
+    match MapShape::of_open(&descriptor) {
+        Ok(found) if found == expected => Ok(descriptor),
         Ok(found) => Err(MapsError::Shape { path, found, expected }),
-        Err(error) => Err(MapsError::Open { path, source: said(error) }),
+        Err(error) => Err(failed(path, said(error))),
     }
 }
 

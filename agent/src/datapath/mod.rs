@@ -1,6 +1,7 @@
 //! The kernel layer: the only place that imports aya or netlink.
 
 mod addresses;
+mod bpf_calls;
 pub mod fake;
 mod filters;
 mod identity;
@@ -11,7 +12,9 @@ mod masquerade;
 mod netfilter;
 pub mod notifications;
 pub mod object;
+pub mod pins;
 pub mod pod_interfaces;
+mod pod_links;
 pub mod programs;
 pub mod requests;
 pub mod requirements;
@@ -19,8 +22,10 @@ mod route_messages;
 pub mod routes;
 pub mod sysctl;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::overlay::pod_devices::RecordedInterface;
 use crate::overlay::state::{Change, OverlayState, Underlay};
 
 /// What the reconciler needs of a kernel: a real one, or a fake one that injects faults.
@@ -29,11 +34,29 @@ pub trait Kernel {
     /// The device that carries these addresses (this node's InternalIPs): that of the first, with the smallest MTU of all.
     async fn underlay(&self, addresses: &[IpAddr]) -> Result<Underlay, KernelError>;
 
-    /// What is there now. `sysctls` names the sysctls to read; those that do not exist are left out.
-    async fn observe(&self, sysctls: &[String]) -> Result<OverlayState, KernelError>;
+    /// What is there now, of the sysctls and pod interfaces that `watched` names. Sysctls that do not exist are left out.
+    async fn observe(&self, watched: &Watched<'_>) -> Result<OverlayState, KernelError>;
+
+    /// Whether a new look would find something changed of which the kernel tells nobody: sysctls and pins. Cheap, so it can be
+    /// asked every other second.
+    fn changed_silently(&self) -> bool;
 
     /// One step. Applying a step that is already done succeeds.
     async fn apply(&self, change: &Change) -> Result<(), KernelError>;
+}
+
+/// What to look at, of what there is more than weft's.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched<'a> {
+    /// Sysctls, by path below `/proc/sys/`.
+    pub sysctls: &'a [String],
+    /// Recorded pod interfaces, by the name of the host side.
+    pub pods: &'a BTreeMap<String, RecordedInterface>,
+}
+
+impl Watched<'_> {
+    /// Nothing more.
+    pub const NOTHING: Watched<'static> = Watched { sysctls: &[], pods: &BTreeMap::new() };
 }
 
 /// A request that the kernel refused.

@@ -6,39 +6,25 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
 
-use aya::pin::PinError;
 use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{EbpfError, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use weft_common::layout::{map, program};
 
 use crate::datapath::identity;
 use crate::datapath::maps::{self, Maps, MapsError};
-
-/// Appended to a program's name while it waits to be renamed. bpffs allows no dots.
-const NEW: &str = "_new";
+use crate::datapath::pins::{self, PinsError};
 
 /// Programs that could not be loaded or found.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramsError {
-    /// The pin directory is not on a BPF file system.
-    #[error("{} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf", .0.display())]
-    NotBpffs(PathBuf),
-    /// A file operation in the pin directory failed.
-    #[error("{operation} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        operation: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    /// The pin directory is not on a BPF file system, or a program cannot be pinned there.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
     /// A pinned map is not ours.
     #[error(transparent)]
     Maps(#[from] MapsError),
@@ -56,14 +42,6 @@ pub enum ProgramsError {
         /// The program.
         name: &'static str,
         /// What the kernel said; the verifier's log, where there is one.
-        source: io::Error,
-    },
-    /// A new program cannot be pinned.
-    #[error("pin the new program at {}: {source}", path.display())]
-    Pin {
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
         source: io::Error,
     },
 }
@@ -90,7 +68,7 @@ impl PinnedProgram {
 
 /// Loads and pins maps and programs of [`super::object::OBJECT`], or keeps what is pinned. Gives the pinned programs by name.
 pub fn load(directory: &Path, object: &[u8]) -> Result<BTreeMap<&'static str, PinnedProgram>, ProgramsError> {
-    create_directory(directory)?;
+    pins::create_directory(directory)?;
     maps::check_existing(directory)?;
     // Kernels before 5.11 charge maps to this limit. Newer ones do not, and there a refusal does not matter.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
@@ -110,55 +88,27 @@ pub fn load(directory: &Path, object: &[u8]) -> Result<BTreeMap<&'static str, Pi
     program::ALL.into_iter().map(|name| Ok((name, PinnedProgram::open(directory, name)?))).collect()
 }
 
-fn create_directory(directory: &Path) -> Result<(), ProgramsError> {
-    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
-    let found = statfs(existing).map_err(|errno| ProgramsError::File {
-        operation: "examine",
-        path: existing.to_owned(),
-        source: errno.into(),
-    })?;
-    if found.filesystem_type() != BPF_FS_MAGIC {
-        return Err(ProgramsError::NotBpffs(directory.to_owned()));
-    }
-    fs::create_dir_all(directory).map_err(|source| ProgramsError::File {
-        operation: "create",
-        path: directory.to_owned(),
-        source,
-    })
-}
-
 /// Pins a loaded program, unless the pinned one is the same.
 fn pin(directory: &Path, name: &'static str, program: &mut SchedClassifier) -> Result<(), ProgramsError> {
     let path = directory.join(name);
     if path.exists() {
         let failed = |source| ProgramsError::Program { operation: "examine", name, source };
         let new = program.fd().map_err(said).and_then(identity::of).map_err(failed)?;
-        if identity::of(&PinnedProgram::open(directory, name)?.fd).map_err(failed)? == new {
+        // What cannot be opened as a program is not the same, and gives way too.
+        let pinned = PinnedProgram::open(directory, name).ok();
+        if pinned.and_then(|pinned| identity::of(&pinned.fd).ok()) == Some(new) {
             return Ok(());
         }
     }
-    let new_path = directory.join(format!("{name}{NEW}"));
-    match fs::remove_file(&new_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(ProgramsError::File { operation: "remove the left-over", path: new_path, source: error });
-        }
-        _ => (),
-    }
-    program.pin(&new_path).map_err(|error| ProgramsError::Pin { path: new_path.clone(), source: pin_said(error) })?;
-    fs::rename(&new_path, &path).map_err(|source| ProgramsError::File { operation: "rename a pin to", path, source })
+    let loaded =
+        program.fd().map_err(|error| ProgramsError::Program { operation: "find", name, source: said(error) })?;
+    Ok(pins::place(directory, name, loaded.as_fd())?)
 }
 
 /// What the kernel said, in the form that prints its reason.
 fn said(error: ProgramError) -> io::Error {
     match error {
         ProgramError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
-}
-
-fn pin_said(error: PinError) -> io::Error {
-    match error {
-        PinError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),
     }
 }

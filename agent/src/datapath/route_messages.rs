@@ -54,6 +54,37 @@ pub(super) fn message(overlay: u32, destination: IpNetwork, kind: &RouteKind) ->
     Ok(message)
 }
 
+/// The host's route to an address of a pod, as the plugin makes it.
+pub(super) fn to_pod(device: u32, address: IpAddr) -> RouteMessage {
+    let mut message = empty(IpNetwork::from(address));
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    if address.is_ipv4() {
+        message.header.scope = RouteScope::Link;
+    }
+    message.attributes.push(RouteAttribute::Oif(device));
+    message
+}
+
+/// The device of a route that leads over it and says nothing else: as [`to_pod`] makes it.
+pub(super) fn directly_over(message: &RouteMessage) -> Option<u32> {
+    (message.header.kind == RouteType::Unicast).then_some(())?;
+    let mut device = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Gateway(_)
+            | RouteAttribute::Via(_)
+            | RouteAttribute::MultiPath(_)
+            | RouteAttribute::Encap(_)
+            | RouteAttribute::PrefSource(_) => return None,
+            RouteAttribute::Metrics(metrics) if !metrics.is_empty() => return None,
+            _ => (),
+        }
+    }
+    device
+}
+
 fn encapsulation(
     source_address: IpAddr,
     destination_address: IpAddr,

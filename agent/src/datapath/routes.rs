@@ -139,7 +139,7 @@ pub(super) async fn remove(requests: &Requests, destination: IpNetwork) -> Resul
 }
 
 /// The routes of the main table of that protocol, or of all.
-async fn dump(
+pub(super) async fn dump(
     requests: &Requests,
     family: AddressFamily,
     protocol: RouteProtocol,

@@ -14,6 +14,7 @@ impl Change {
         match self {
             Self::CreateDevice(_) => "create_device",
             Self::SetDevice(_) => "set_device",
+            Self::SetPin(_) => "set_pin",
             Self::AddAddress(_) => "add_address",
             Self::RemoveAddress(_) => "remove_address",
             Self::SetSysctl { .. } => "set_sysctl",
@@ -26,6 +27,7 @@ impl Change {
             Self::SetFilter(..) => "set_filter",
             Self::SetRoute(..) => "set_route",
             Self::RemoveRoute(_) => "remove_route",
+            Self::Pod(change) => change.kind(),
         }
     }
 
@@ -33,6 +35,7 @@ impl Change {
     pub fn object(&self) -> String {
         match self {
             Self::CreateDevice(_) | Self::SetDevice(_) => format!("device {OVERLAY_DEVICE}"),
+            Self::SetPin(name) => format!("pin {name}"),
             Self::AddAddress(address) | Self::RemoveAddress(address) => {
                 format!("address {address} of {OVERLAY_DEVICE}")
             }
@@ -48,6 +51,7 @@ impl Change {
                 format!("filter {} {hook}", place.device)
             }
             Self::SetRoute(destination, _) | Self::RemoveRoute(destination) => format!("route {destination}"),
+            Self::Pod(change) => change.object(),
         }
     }
 
@@ -64,12 +68,27 @@ impl Change {
         }
     }
 
+    /// Whether it may be made, and decided on, only under the allocation lock.
+    pub fn needs_lock(&self) -> bool {
+        matches!(self, Self::Pod(change) if change.needs_lock())
+    }
+
+    /// The pod's host side that it is about, with its index where that is known.
+    pub fn pod_device(&self) -> Option<(&str, Option<u32>)> {
+        match self {
+            Self::SetFilter(place, _) if place.device != OVERLAY_DEVICE => Some((&place.device, None)),
+            Self::Pod(change) => change.device().map(|(device, index)| (device, Some(index))),
+            _ => None,
+        }
+    }
+
     /// Whether this node cannot work without it. What concerns one other node, one pod, or something too much can fail
     /// without making this node useless.
     pub fn is_essential(&self, plan: &Plan) -> bool {
         match self {
             Self::CreateDevice(_)
             | Self::SetDevice(_)
+            | Self::SetPin(_)
             | Self::AddAddress(_)
             | Self::SetSysctl { .. }
             | Self::SetConfig => true,
@@ -77,13 +96,20 @@ impl Change {
             Self::SetNode(pod_cidr, _) | Self::SetRoute(pod_cidr, _) => plan.pod_cidrs.contains(pod_cidr),
             Self::SetNodeAddress(address, _) => plan.internal_ips.contains(address),
             Self::SetFilter(place, _) => place.device == OVERLAY_DEVICE,
-            Self::RemoveAddress(_) | Self::RemoveNode(_) | Self::RemoveNodeAddress(_) | Self::RemoveRoute(_) => false,
+            Self::RemoveAddress(_)
+            | Self::RemoveNode(_)
+            | Self::RemoveNodeAddress(_)
+            | Self::RemoveRoute(_)
+            | Self::Pod(_) => false,
         }
     }
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Pod(change) = self {
+            return change.fmt(f);
+        }
         let verb = self.kind().split('_').next().unwrap_or_default();
         write!(f, "{verb} {}", self.object())?;
         match self {

@@ -1,13 +1,16 @@
 //! What the kernel of this node should hold: a pure function of the plan, the underlay and the recorded pod interfaces.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
-use weft_common::layout::{OVERHEAD_IPV4, OVERHEAD_IPV6, OVERLAY_DEVICE, program};
+use weft_common::layout::{OVERHEAD_IPV4, OVERHEAD_IPV6, OVERLAY_DEVICE, map, program};
 
 use super::plan::{Plan, gateway};
-use super::state::{FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, RouteKind, Underlay};
-use super::sysctls;
+use super::pod_devices::PodDevices;
+use super::state::{
+    FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, Pin, RouteKind, Underlay,
+};
+use super::{pods, sysctls};
 use crate::model::problem::Problem;
 
 /// The smallest MTU that IPv6 allows (RFC 8200, section 5).
@@ -15,14 +18,10 @@ const IPV6_MINIMUM_MTU: u32 = 1280;
 /// The smallest that IPv4 allows (RFC 791).
 const IPV4_MINIMUM_MTU: u32 = 68;
 
-/// The state that should be there. `pod_devices` are the host sides of recorded pod interfaces that exist; `observed` are the
-/// sysctls of [`sysctls::watched`].
-pub fn desired(
-    plan: &Plan,
-    underlay: &Underlay,
-    pod_devices: &BTreeSet<String>,
-    observed: &BTreeMap<String, String>,
-) -> OverlayState {
+/// The state that should be there. Of what is there, `observed`, only two things have a say: the sysctls of
+/// [`sysctls::watched`], and which host sides of the recorded pod interfaces exist.
+pub fn desired(plan: &Plan, underlay: &Underlay, recorded: &PodDevices, observed: &OverlayState) -> OverlayState {
+    let pods = pods::desired(recorded, &observed.pods);
     let (ipv4_pods, ipv6_pods) = families(&plan.pod_cidrs);
     let mut state = OverlayState {
         device: Some(OverlayDevice {
@@ -34,8 +33,10 @@ pub fn desired(
         addresses: plan.pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
         configured: true,
         masquerade: Some(plan.pod_cidrs.iter().copied().collect()),
-        sysctls: sysctls::wanted(&underlay.device, ipv4_pods, ipv6_pods, observed),
-        filters: filters(pod_devices),
+        sysctls: sysctls::wanted(&underlay.device, ipv4_pods, ipv6_pods, &observed.sysctls),
+        filters: filters(pods.devices.keys()),
+        pins: pins(),
+        pods,
         ..OverlayState::default()
     };
     add_this_node(&mut state, plan);
@@ -76,12 +77,17 @@ fn families(pod_cidrs: &[IpNetwork]) -> (bool, bool) {
     (pod_cidrs.iter().any(IpNetwork::is_ipv4), pod_cidrs.iter().any(IpNetwork::is_ipv6))
 }
 
-fn filters(pod_devices: &BTreeSet<String>) -> BTreeMap<FilterPlace, FilterProgram> {
+/// Every map and program of this layout under its name.
+pub fn pins() -> BTreeMap<String, Pin> {
+    map::ALL.into_iter().chain(program::ALL).map(|name| (name.to_owned(), Pin::InUse)).collect()
+}
+
+fn filters<'a>(pod_devices: impl Iterator<Item = &'a String>) -> BTreeMap<FilterPlace, FilterProgram> {
     let filter = |device: &str, hook, name: &str| {
         (FilterPlace { device: device.to_owned(), hook }, FilterProgram::Pinned(name.to_owned()))
     };
     let overlay = filter(OVERLAY_DEVICE, Hook::Ingress, program::FROM_OVERLAY);
-    let pods = pod_devices.iter().flat_map(|device| {
+    let pods = pod_devices.flat_map(|device| {
         [filter(device, Hook::Ingress, program::FROM_POD), filter(device, Hook::Egress, program::TO_POD)]
     });
     pods.chain([overlay]).collect()

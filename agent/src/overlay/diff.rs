@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use weft_common::layout::OVERLAY_DEVICE;
 
-use super::state::{Change, FilterProgram, OverlayState, RouteKind};
-use super::sysctls;
+use super::state::{Change, FilterProgram, OverlayState, Pin, RouteKind};
+use super::{pods, sysctls};
 
 /// The changes from `observed` to `desired`; empty when there is nothing to do.
 ///
@@ -27,6 +27,9 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     };
     changes.extend(desired.addresses.difference(&observed.addresses).map(|address| Change::AddAddress(*address)));
     changes.extend(sysctl_changes(desired, observed));
+    let wanted =
+        desired.pins.iter().filter(|(name, pin)| **pin == Pin::InUse && observed.pins.get(*name) != Some(*pin));
+    changes.extend(wanted.map(|(name, _)| Change::SetPin(name.clone())));
     if desired.configured && !observed.configured {
         changes.push(Change::SetConfig);
     }
@@ -39,6 +42,8 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     {
         changes.push(Change::SetMasquerade(pod_cidrs.clone()));
     }
+    // Before the filters: new programs with new maps would find no pod in them.
+    changes.extend(pods::diff(&desired.pods, &observed.pods).into_iter().map(Change::Pod));
     changes.extend(filter_changes(desired, observed));
     changes.extend(set(&desired.routes, &observed.routes, |destination, route| {
         Change::SetRoute(*destination, route.clone())

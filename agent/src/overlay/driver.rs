@@ -25,8 +25,8 @@ const GAP: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_secs(30);
 /// First and longest wait after a pass in which the kernel refused something.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), PERIOD);
-/// How often the loop shows that it is alive while it has nothing to do.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often the loop shows that it is alive, and looks for what the kernel tells nobody: changed sysctls and pins.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// What the loop knows, for everybody else.
 #[derive(Clone, Debug)]
@@ -75,8 +75,8 @@ pub async fn run<K: Kernel, R: Records>(
     let mut retry = RETRY.0;
     let mut last = Instant::now();
     let mut disturbances_ended = false;
+    let mut glance = Instant::now() + GLANCE;
     loop {
-        let heartbeat = Instant::now() + HEARTBEAT;
         tokio::select! {
             changed = cluster.changed() => {
                 if changed.is_err() {
@@ -86,8 +86,7 @@ pub async fn run<K: Kernel, R: Records>(
             }
             disturbance = disturbances.next(), if !disturbances_ended => {
                 disturbances_ended = disturbance.is_none();
-                // Before the first list there is nothing to bring the kernel to.
-                due = due.map(|due| due.min((Instant::now() + SETTLE).max(last + GAP)));
+                due = disturbed(due, last);
             }
             Some(Question(answer)) = questions.recv() => {
                 let now = cluster.borrow().clone();
@@ -98,21 +97,28 @@ pub async fn run<K: Kernel, R: Records>(
                 // Whoever asked may have gone.
                 let _ = answer.send(compared);
             }
-            () = sleep_until(due.unwrap_or(heartbeat).min(heartbeat)) => {
-                let now = cluster.borrow_and_update().clone();
-                match now {
-                    Some(cluster) if due.is_some_and(|due| due <= Instant::now()) => {
-                        let began = Instant::now();
-                        let pass = reconciler.pass(&cluster).await;
-                        last = Instant::now();
-                        after.passed(&pass, last - began);
-                        let failed = pass.comparison.is_err() || !pass.failures.is_empty();
-                        due = Some(last + if failed { retry } else { PERIOD });
-                        retry = if failed { (retry * 2).min(RETRY.1) } else { RETRY.0 };
-                        publish(&snapshot, cluster, pass, &mut after);
-                    }
-                    _ => snapshot.send_modify(|snapshot| snapshot.alive = Instant::now()),
+            () = sleep_until(glance) => {
+                glance = Instant::now() + GLANCE;
+                snapshot.send_modify(|snapshot| snapshot.alive = Instant::now());
+                if due.is_some() && reconciler.changed_silently() {
+                    due = disturbed(due, last);
                 }
+            }
+            () = sleep_until(due.unwrap_or(glance)), if due.is_some() => {
+                let now = cluster.borrow_and_update().clone();
+                // A pass is due only after the first list.
+                let Some(cluster) = now else {
+                    due = None;
+                    continue;
+                };
+                let began = Instant::now();
+                let pass = reconciler.pass(&cluster).await;
+                last = Instant::now();
+                after.passed(&pass, last - began);
+                let failed = pass.comparison.is_err() || !pass.failures.is_empty();
+                due = Some(last + if failed { retry } else { PERIOD });
+                retry = if failed { (retry * 2).min(RETRY.1) } else { RETRY.0 };
+                publish(&snapshot, cluster, pass, &mut after);
             }
         }
     }
@@ -142,6 +148,11 @@ fn publish(snapshot: &watch::Sender<Snapshot>, cluster: Arc<Cluster>, pass: Pass
         snapshot.cluster = Some(cluster);
         snapshot.pass = Some(Arc::new(pass));
     });
+}
+
+/// When to look at a kernel that somebody disturbed. Before the first list there is nothing to bring it to.
+fn disturbed(due: Option<Instant>, last: Instant) -> Option<Instant> {
+    due.map(|due| due.min((Instant::now() + SETTLE).max(last + GAP)))
 }
 
 fn earlier(due: Option<Instant>, new: Instant) -> Option<Instant> {

@@ -2,11 +2,14 @@
 
 pub mod change;
 pub mod claims;
+mod damage;
 pub mod desired;
 pub mod diff;
 pub mod driver;
 pub mod plan;
 pub mod pod_devices;
+pub mod pods;
 pub mod reconcile;
+pub mod repairs;
 pub mod state;
 pub mod sysctls;

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::desired::{desired, too_small};
 use super::diff::diff;
 use super::plan::{Blocked, Plan, plan};
 use super::pod_devices::Records;
+use super::repairs::Repairs;
 use super::state::{Change, OverlayState, Underlay};
 use super::sysctls;
-use crate::datapath::{Kernel, KernelError};
+use crate::datapath::{Kernel, KernelError, Watched};
 use crate::model::cluster::Cluster;
 use crate::model::problem::Problem;
 
@@ -25,6 +27,7 @@ pub struct Reconciler<'k, K, R> {
     node: String,
     /// The state that a pass brought about without a failure: what differs from it later was changed by somebody else.
     achieved: Option<OverlayState>,
+    repairs: Repairs,
     /// What is logged already, so that a retry is not logged again.
     known_failures: BTreeMap<String, String>,
     known_problems: Vec<Problem>,
@@ -81,7 +84,15 @@ impl Pass {
 impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     /// A reconciler that knows nothing of the past.
     pub fn new(kernel: &'k K, records: R, node: String) -> Self {
-        Self { kernel, records, node, achieved: None, known_failures: BTreeMap::new(), known_problems: Vec::new() }
+        Self {
+            kernel,
+            records,
+            node,
+            achieved: None,
+            repairs: Repairs::default(),
+            known_failures: BTreeMap::new(),
+            known_problems: Vec::new(),
+        }
     }
 
     /// What should be there beside what is there, without changing anything.
@@ -97,50 +108,87 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         if let Some(problem) = too_small(&plan, &underlay) {
             return Err(Blocked { reasons: vec![problem], others: plan.problems.clone() });
         }
-        let observed = self
-            .kernel
-            .observe(&sysctls::watched(&underlay.device))
-            .await
-            .map_err(|error| blocked(&plan, &error, "see the reason; the agent tries again"))?;
         let pods = self.records.read();
-        let desired = desired(&plan, &underlay, &pods.names, &observed.sysctls);
+        let sysctls = sysctls::watched(&underlay.device);
+        let watched = Watched { sysctls: &sysctls, pods: &pods.interfaces };
+        let observed = self.kernel.observe(&watched).await;
+        let observed = observed.map_err(|error| blocked(&plan, &error, "see the reason; the agent tries again"))?;
+        let desired = desired(&plan, &underlay, &pods, &observed);
         let mut problems = plan.problems.clone();
         problems.extend(pods.problems);
+        problems.extend(self.repairs.fights(Instant::now()));
         Ok(Comparison { plan, underlay, desired, observed, problems })
+    }
+
+    /// Whether a pass may find something changed of which the kernel tells nobody.
+    pub fn changed_silently(&self) -> bool {
+        self.kernel.changed_silently()
     }
 
     /// One pass.
     pub async fn pass(&mut self, cluster: &Cluster) -> Pass {
-        let comparison = match self.compare(cluster).await {
+        let (mut applied, mut failures) = (Vec::new(), Vec::new());
+        let compared = match self.compare(cluster).await {
+            Ok(comparison) => self.with_lock(cluster, comparison, &mut applied, &mut failures).await,
+            Err(blocked) => Err(blocked),
+        };
+        let comparison = match compared {
             Ok(comparison) => Arc::new(comparison),
             Err(blocked) => {
                 self.log_problems(&[blocked.reasons.as_slice(), &blocked.others].concat());
-                return Pass {
-                    comparison: Err(blocked),
-                    applied: Vec::new(),
-                    repaired: Vec::new(),
-                    failures: Vec::new(),
-                };
+                return Pass { comparison: Err(blocked), applied, repaired: Vec::new(), failures };
             }
         };
-        self.log_problems(&comparison.problems);
         let changes = diff(&comparison.desired, &comparison.observed);
         let repairs = match &self.achieved {
             Some(achieved) if !changes.is_empty() => diff(achieved, &comparison.observed),
             _ => Vec::new(),
         };
-        let (applied, failures) = self.apply(&changes, &comparison.plan).await;
+        let rest: Vec<Change> = changes.into_iter().filter(|change| !change.needs_lock()).collect();
+        self.apply(&rest, &comparison.plan, &mut applied, &mut failures).await;
+        // What the plugin made is never new to us: a change of it puts right what somebody else did.
+        let is_repair = |change: &&Change| {
+            self.achieved.is_some() && (repairs.contains(change) || matches!(change, Change::Pod(_)))
+        };
+        let repaired: Vec<Change> = applied.iter().filter(is_repair).cloned().collect();
         if failures.is_empty() {
             self.achieved = Some(comparison.desired.clone());
         }
-        let repaired: Vec<Change> = applied.iter().filter(|change| repairs.contains(change)).cloned().collect();
         log_applied(&applied, &repaired);
+        self.repairs.note(&repaired, &comparison.observed, Instant::now());
+        self.log_problems(&comparison.problems);
         self.log_failures(&failures);
         Pass { comparison: Ok(comparison), applied, repaired, failures }
     }
 
-    async fn apply(&self, changes: &[Change], plan: &Plan) -> (Vec<Change>, Vec<Failure>) {
-        let (mut applied, mut failures) = (Vec::new(), Vec::new());
+    /// Makes the changes of a comparison that may be made only under the allocation lock. What was seen without it may be an ADD
+    /// or DEL half way, so everything is compared again under it.
+    async fn with_lock(
+        &mut self,
+        cluster: &Cluster,
+        seen: Comparison,
+        applied: &mut Vec<Change>,
+        failures: &mut Vec<Failure>,
+    ) -> Result<Comparison, Blocked> {
+        let needs_lock = |comparison: &Comparison| {
+            let mut changes = diff(&comparison.desired, &comparison.observed);
+            changes.retain(Change::needs_lock);
+            changes
+        };
+        let Some(first) = needs_lock(&seen).into_iter().next() else { return Ok(seen) };
+        let _lock = match self.records.lock().await {
+            Ok(lock) => lock,
+            Err(error) => {
+                failures.push(failure(&first, &error, &seen.plan));
+                return Ok(seen);
+            }
+        };
+        let comparison = self.compare(cluster).await?;
+        self.apply(&needs_lock(&comparison), &comparison.plan, applied, failures).await;
+        Ok(comparison)
+    }
+
+    async fn apply(&self, changes: &[Change], plan: &Plan, applied: &mut Vec<Change>, failures: &mut Vec<Failure>) {
         let mut device_missing = false;
         for change in changes {
             // One failure with its reason says more than a hundred that follow from it.
@@ -152,24 +200,17 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
                 Err(_) if self.is_of_a_pod_that_ended(change) => {}
                 Err(error) => {
                     device_missing |= matches!(change, Change::CreateDevice(_));
-                    failures.push(Failure {
-                        kind: change.kind(),
-                        object: change.object(),
-                        reason: error.to_string(),
-                        essential: change.is_essential(plan),
-                    });
+                    failures.push(failure(change, &error, plan));
                 }
             }
         }
-        (applied, failures)
     }
 
     /// A pod's device can go between our look and our change.
     fn is_of_a_pod_that_ended(&self, change: &Change) -> bool {
-        match change {
-            Change::SetFilter(place, _) if !change.needs_device() => !self.records.read().names.contains(&place.device),
-            _ => false,
-        }
+        let Some((device, index)) = change.pod_device() else { return false };
+        let recorded = || Some(self.records.read().interfaces.get(device)?.index);
+        !index.or_else(recorded).is_some_and(|index| self.records.exists(device, index))
     }
 
     fn log_problems(&mut self, problems: &[Problem]) {
@@ -200,17 +241,24 @@ fn blocked(plan: &Plan, error: &KernelError, next_step: &str) -> Blocked {
     Blocked { reasons: vec![reason], others: plan.problems.clone() }
 }
 
-fn log_applied(applied: &[Change], repairs: &[Change]) {
-    for change in applied.iter().take(LOGGED_ONE_BY_ONE) {
-        if repairs.contains(change) {
-            warn!(object = change.object(), change = %change, "somebody else changed it; repaired");
-        } else {
-            info!(object = change.object(), change = %change, "applied");
-        }
+fn failure(change: &Change, error: &dyn std::error::Error, plan: &Plan) -> Failure {
+    Failure {
+        kind: change.kind(),
+        object: change.object(),
+        reason: error.to_string(),
+        essential: change.is_essential(plan),
     }
-    if applied.len() > LOGGED_ONE_BY_ONE {
+}
+
+/// Logs changes that are no repairs.
+fn log_applied(applied: &[Change], repaired: &[Change]) {
+    let new: Vec<&Change> = applied.iter().filter(|change| !repaired.contains(change)).collect();
+    for change in new.iter().take(LOGGED_ONE_BY_ONE) {
+        info!(object = change.object(), change = %change, "applied");
+    }
+    if new.len() > LOGGED_ONE_BY_ONE {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for change in &applied[LOGGED_ONE_BY_ONE..] {
+        for change in &new[LOGGED_ONE_BY_ONE..] {
             *counts.entry(change.kind()).or_default() += 1;
             debug!(object = change.object(), change = %change, "applied");
         }

@@ -7,6 +7,8 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use weft_common::entries;
 
+use super::pods::{PodChange, PodState};
+
 /// Everything that weft owns in the kernel of one node. The same type for what should be there and what is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverlayState {
@@ -29,6 +31,22 @@ pub struct OverlayState {
     pub sysctls: BTreeMap<String, String>,
     /// Our filters, by device and hook, and the program in them. Desired: `weft0` and the host side of every recorded pod interface.
     pub filters: BTreeMap<FilterPlace, FilterProgram>,
+    /// What is pinned under the names of our maps and programs.
+    pub pins: BTreeMap<String, Pin>,
+    /// The host sides of pod interfaces.
+    pub pods: PodState,
+}
+
+/// What is pinned under a name of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// The map or program that is in use.
+    InUse,
+    /// Something else. The text says what was seen.
+    Other {
+        /// What was seen, for logs.
+        seen: String,
+    },
 }
 
 /// The VXLAN device, as far as we set it. It is always external (collect metadata) on `VXLAN_PORT`; one that is not is observed
@@ -129,6 +147,8 @@ pub enum Change {
     CreateDevice(OverlayDevice),
     /// Set MTU, MAC address and state of `weft0`.
     SetDevice(OverlayDevice),
+    /// Pin the map or program that is in use under its name again.
+    SetPin(String),
     /// Add an address to `weft0`.
     AddAddress(IpAddr),
     /// Take an address from `weft0`.
@@ -158,4 +178,6 @@ pub enum Change {
     SetRoute(IpNetwork, RouteKind),
     /// Delete a route.
     RemoveRoute(IpNetwork),
+    /// Put the host side of a pod's interface right.
+    Pod(PodChange),
 }

@@ -1,10 +1,9 @@
 //! A cluster of three nodes for the tests of all reports.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::model::cluster::{Cluster, Node};
 use crate::overlay::desired;
 use crate::overlay::plan::{self, Plan};
+use crate::overlay::pod_devices::PodDevices;
 use crate::overlay::state::{OverlayState, Underlay};
 
 /// The plan of the first node, and what its kernel should hold.
@@ -23,6 +22,6 @@ pub(super) fn compared() -> (Plan, OverlayState) {
         Cluster { nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(), problems: vec![] };
     let plan = plan::plan(&cluster, "one").unwrap();
     let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
-    let state = desired::desired(&plan, &underlay, &BTreeSet::new(), &BTreeMap::new());
+    let state = desired::desired(&plan, &underlay, &PodDevices::default(), &OverlayState::default());
     (plan, state)
 }

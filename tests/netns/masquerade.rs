@@ -118,3 +118,33 @@ fn what_goes_through_the_overlay_keeps_the_pods_address() {
         assert_eq!((from.ip(), from.port()), (pod_ip(family), client.local_addr().unwrap().port()));
     }
 }
+
+/// The answer to an address of the node would come past the tunnel, where nobody expects a pod's address. Of addresses that are no
+/// InternalIPs, the other node would not even take the question.
+#[test]
+fn what_a_node_sends_to_pods_of_others_has_its_gateways_address_whatever_it_is_bound_to() {
+    let World { pod: _pod, world, _node: node } = world();
+    Session::run(&world, |session| session.converge(&NodePlan::of(2, &[4], &[4, 6]).desired()));
+    for namespace in [&node, &world] {
+        namespace.set_sysctl("ipv4/conf/all/rp_filter", "1").unwrap();
+        namespace.set_sysctl("ipv4/conf/eth0/rp_filter", "1").unwrap();
+    }
+    let seconds: [IpAddr; 2] = ["203.0.113.7".parse().unwrap(), "2001:db8:7::7".parse().unwrap()];
+    for (family, second) in [4, 6].into_iter().zip(seconds) {
+        node.add_address("eth0", &format!("{second}/{}", if family == 4 { 24 } else { 64 })).unwrap();
+        let server = world.enter(|| UdpSocket::bind((gateway(pod_cidr(2, family)), 0)).unwrap()).unwrap();
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        for own in [internal_ip(1, family), second, gateway(pod_cidr(1, family))] {
+            let client = node.enter(|| UdpSocket::bind((own, 0)).unwrap()).unwrap();
+            client.set_read_timeout(Some(DEADLINE)).unwrap();
+            client.send_to(b"hello", server.local_addr().unwrap()).unwrap();
+            let (_, from) = server.recv_from(&mut [0; 16]).unwrap();
+            assert_eq!(from.ip(), gateway(pod_cidr(1, family)), "sent from {own}");
+            server.send_to(b"hello", from).unwrap();
+            client.recv(&mut [0; 16]).unwrap();
+        }
+    }
+    let listing = node.run(["nft", "list", "table", "inet", "weft"]).unwrap();
+    let rule = r#"iif 0 oifname "weft0" ip saddr != 10.244.1.0/24 masquerade comment"#;
+    assert!(listing.contains(rule), "{listing}");
+}

@@ -1,4 +1,9 @@
-//! The nftables table `weft`: what a pod sends out of the cluster leaves with the node's address.
+//! The nftables table `weft`: what a pod sends out of the cluster leaves with the node's address, and what a process of the node
+//! sends to pods of other nodes with an address of the node's gateway.
+//!
+//! The second is needed where a process binds to an address of the node, or a service proxy chooses the pod after the kernel has
+//! chosen the source. The answer would come to the node's address past the tunnel: a strict reverse path filter drops it, and so do
+//! networks that know no pods. And of the node's addresses, others know only the InternalIPs.
 //!
 //! The table is ours as a whole. It is written in one transaction, and what is there is compared to what we would write,
 //! attribute by attribute, so that any change by somebody else is seen.
@@ -13,7 +18,7 @@ use netlink_packet_netfilter::nftables::{
     Immediate, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
     RuleAttribute, RuleMessage, TableAttribute, TableFlags, TableMessage,
 };
-use weft_common::layout::POD_DEVICE_PREFIX;
+use weft_common::layout::{OVERLAY_DEVICE, POD_DEVICE_PREFIX};
 
 use super::netfilter::Netfilter;
 use super::requests::NetlinkError;
@@ -47,6 +52,9 @@ const RULE_USER_DATA: u16 = 7;
 
 /// What netfilter's "invalid" means for a question that is always the same.
 const NO_NFTABLES: &str = "load the module: `modprobe nf_tables` on the node";
+
+/// Bytes of a device's name in the kernel, the zero at its end included.
+const DEVICE_NAME: usize = 16;
 
 /// Packets that a rule takes, and what it does with their ports.
 #[derive(Clone, Copy, Debug)]
@@ -111,14 +119,28 @@ fn whole(pod_cidrs: &BTreeSet<IpNetwork>) -> Vec<NfTablesMessage> {
         NfTablesMessage::NewChain(ChainMessage { attributes: chain }),
     ];
     for pod_cidr in pod_cidrs {
-        messages.extend(LAYER_4.map(|layer_4| NfTablesMessage::NewRule(rule(*pod_cidr, layer_4))));
+        messages.extend(LAYER_4.map(|layer_4| NfTablesMessage::NewRule(of_pods(*pod_cidr, layer_4))));
+        messages.push(NfTablesMessage::NewRule(of_own_processes(*pod_cidr)));
     }
     messages
 }
 
+/// `iif 0 oifname "weft0" ip saddr != <podCIDR> masquerade`: no device is where a node's own packets come from. Only new flows ask,
+/// so answers to pods of other nodes keep their source.
+fn of_own_processes(pod_cidr: IpNetwork) -> RuleMessage {
+    let mut device = OVERLAY_DEVICE.as_bytes().to_vec();
+    // Without the zeros it would be the beginning of a name.
+    device.resize(DEVICE_NAME, 0);
+    let mut expressions = vec![load(MetaKey::Iif), compare(Operator::Equal, vec![0; size_of::<u32>()])];
+    expressions.extend([load(MetaKey::Oifname), compare(Operator::Equal, device)]);
+    expressions.extend(source(Operator::NotEqual, pod_cidr));
+    expressions.push(Expressions::Other { expression_type: "masq".to_owned(), attributes: vec![] });
+    whole_rule(expressions, comment("own processes, not", pod_cidr))
+}
+
 /// `ip saddr <podCIDR> oifname != "weft*" [meta l4proto <protocol>] masquerade [to :<ports>] fully-random`.
-fn rule(pod_cidr: IpNetwork, layer_4: Layer4) -> RuleMessage {
-    let mut expressions = from(pod_cidr).to_vec();
+fn of_pods(pod_cidr: IpNetwork, layer_4: Layer4) -> RuleMessage {
+    let mut expressions = source(Operator::Equal, pod_cidr).to_vec();
     expressions.extend([load(MetaKey::Oifname), compare(Operator::NotEqual, POD_DEVICE_PREFIX.as_bytes().to_vec())]);
     let mut masquerade = vec![];
     match layer_4 {
@@ -134,6 +156,10 @@ fn rule(pod_cidr: IpNetwork, layer_4: Layer4) -> RuleMessage {
         Layer4::Rest => masquerade.push(number(MASQ_FLAGS, FULLY_RANDOM)),
     }
     expressions.push(Expressions::Other { expression_type: "masq".to_owned(), attributes: masquerade });
+    whole_rule(expressions, comment("pods of", pod_cidr))
+}
+
+fn whole_rule(expressions: Vec<Expressions>, comment: Vec<u8>) -> RuleMessage {
     RuleMessage {
         attributes: vec![
             RuleAttribute::Table(TABLE.to_owned()),
@@ -141,13 +167,13 @@ fn rule(pod_cidr: IpNetwork, layer_4: Layer4) -> RuleMessage {
             RuleAttribute::Expressions(
                 expressions.into_iter().map(ListAttribute::<ExpressionAttribute>::from).collect(),
             ),
-            RuleAttribute::UserData(comment(pod_cidr)),
+            RuleAttribute::UserData(comment),
         ],
     }
 }
 
-/// The packet's source is in the podCIDR.
-fn from(pod_cidr: IpNetwork) -> [Expressions; 5] {
+/// The packet is of the podCIDR's family, and its source is in the podCIDR, or is not.
+fn source(operator: Operator, pod_cidr: IpNetwork) -> [Expressions; 5] {
     let (family, offset, network, mask) = match (pod_cidr.network(), pod_cidr.mask()) {
         (IpAddr::V4(network), IpAddr::V4(mask)) => {
             (libc::NFPROTO_IPV4, 12, network.octets().to_vec(), mask.octets().to_vec())
@@ -172,7 +198,7 @@ fn from(pod_cidr: IpNetwork) -> [Expressions; 5] {
             Bitwise::Mask(DataAttribute::Value(mask)),
             Bitwise::Xor(DataAttribute::Value(vec![0; network.len()])),
         ]),
-        compare(Operator::Equal, network),
+        compare(operator, network),
     ]
 }
 
@@ -202,9 +228,9 @@ fn number(kind: u16, value: u32) -> DefaultNla {
 }
 
 /// User data that `nft list` shows as a comment: type, length, text with a zero at the end.
-fn comment(pod_cidr: IpNetwork) -> Vec<u8> {
-    let text = format!("weft: pods of {pod_cidr}\0");
-    // The longest podCIDR has 49 characters.
+fn comment(what: &str, pod_cidr: IpNetwork) -> Vec<u8> {
+    let text = format!("weft: {what} {pod_cidr}\0");
+    // The longest podCIDR has 49 characters, and the text before it no more.
     let mut bytes = vec![COMMENT, text.len() as u8];
     bytes.extend(text.bytes());
     bytes

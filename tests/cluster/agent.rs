@@ -34,7 +34,7 @@ pub(crate) fn agents(cluster: &Cluster) -> Result<Vec<Value>> {
 }
 
 /// Runs the operators' command in an agent's container.
-fn weft(cluster: &Cluster, agent: &Value, question: &str) -> Result<Value> {
+pub(crate) fn weft(cluster: &Cluster, agent: &Value, question: &str) -> Result<Value> {
     let name = agent["metadata"]["name"].as_str().context("a Pod has a name")?;
     let text = cluster.kubectl(["exec", "--namespace", SYSTEM, name, "--", "/weft", question, "--output=json"])?;
     serde_json::from_str(&text).with_context(|| format!("`weft {question}` wrote no JSON"))

@@ -41,13 +41,23 @@ impl Leavings {
 
     /// Fails where this is not as it was, and says what came and what went.
     pub(crate) fn check_same_as(&self, earlier: &Self) -> Result<()> {
+        self.check_where(earlier, |_| true)
+    }
+
+    /// The same for all nodes but this one.
+    pub(crate) fn check_same_except(&self, earlier: &Self, node: &str) -> Result<()> {
+        let on_it = format!(" on {node}");
+        self.check_where(earlier, |kind| !kind.ends_with(&on_it))
+    }
+
+    fn check_where(&self, earlier: &Self, matters: impl Fn(&str) -> bool) -> Result<()> {
         let without = |some: &[String], others: &[String]| -> Vec<String> {
             some.iter().filter(|line| !others.contains(line)).cloned().collect()
         };
         let mut differences = Vec::new();
         for (kind, now) in &self.0 {
             let before = earlier.0.get(kind).map(Vec::as_slice).unwrap_or_default();
-            if before != now {
+            if before != now && matters(kind) {
                 differences.push(format!("{kind}: came {:?}, went {:?}", without(now, before), without(before, now)));
             }
         }

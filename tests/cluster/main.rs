@@ -15,6 +15,7 @@ mod leavings;
 mod nodes;
 mod pods;
 mod rbac;
+mod reboot;
 mod restart;
 mod runtimes;
 mod survival;

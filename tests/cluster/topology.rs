@@ -12,7 +12,7 @@ use weft_tests::wiring::Wiring;
 
 use crate::fixture::{Fixture, Network};
 use crate::{
-    Case, agent, churn, host, ipv6_alone, kubelet, large, nodes, outcome, pods, rbac, runtimes, survival_agent,
+    Case, agent, churn, host, ipv6_alone, kubelet, large, nodes, outcome, pods, rbac, reboot, runtimes, survival_agent,
     survival_runtime, twofold,
 };
 
@@ -69,9 +69,15 @@ impl Topology {
         if network == Network::Weft {
             cases.extend(agent::REPORTS);
             cases.extend(match self {
-                Self::Common => {
-                    [agent::CASES, rbac::CASES, survival_agent::CASES, survival_runtime::CASES, churn::CASES].concat()
-                }
+                Self::Common => [
+                    agent::CASES,
+                    rbac::CASES,
+                    survival_agent::CASES,
+                    survival_runtime::CASES,
+                    churn::CASES,
+                    reboot::CASES,
+                ]
+                .concat(),
                 Self::Ipv6Alone => Vec::new(),
                 Self::Twofold => [twofold::CASES, runtimes::CASES].concat(),
             });

@@ -60,6 +60,15 @@ impl Cluster {
         self.write_record()
     }
 
+    /// Puts a node in the place of the one with its name, for everybody to see.
+    pub(crate) fn exchange(&mut self, node: Node) -> Result<()> {
+        let Some(place) = self.nodes.iter_mut().find(|other| other.name() == node.name()) else {
+            bail!("there is no node {}", node.name())
+        };
+        *place = node;
+        self.write_record()
+    }
+
     /// Removes a node from what everybody sees.
     pub(crate) fn forget(&mut self, name: &str) -> Result<()> {
         self.nodes.retain(|node| node.name() != name);

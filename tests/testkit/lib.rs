@@ -29,6 +29,7 @@ pub mod owned_cluster;
 pub mod plan;
 pub mod pod_namespace;
 mod process;
+mod reboot;
 pub mod reexec;
 pub mod syscalls;
 pub mod tools;

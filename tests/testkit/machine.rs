@@ -40,17 +40,32 @@ impl Machine {
         number: usize,
         containerd: Containerd,
     ) -> Result<Self> {
+        let machine = Self::power_on(instance, site, number, containerd)?;
+        for archive in site.archives {
+            containerd.import_image(&machine.node, archive)?;
+        }
+        machine.put_kubeconfig(site.family, site.authority)?;
+        Ok(machine)
+    }
+
+    /// Connects a node to its networks and starts containerd, with what is on the node's disk.
+    pub(crate) fn power_on(
+        instance: &Arc<Instance>,
+        site: &Site<'_>,
+        number: usize,
+        containerd: Containerd,
+    ) -> Result<Self> {
         let name = format!("node{number}");
         let namespace = Namespace::in_instance(instance, &name)?;
         underlay::wire_node(site.control, &namespace, &name, site.family, site.wiring, number)?;
         let (node, init) = Node::start(instance, &name, &namespace)?;
         let mut machine = Self { number, node, namespace, children: vec![init] };
         machine.children.push(containerd.start(&machine.node)?);
-        for archive in site.archives {
-            containerd.import_image(&machine.node, archive)?;
-        }
-        machine.put_kubeconfig(site.family, site.authority)?;
         Ok(machine)
+    }
+
+    pub(crate) fn number(&self) -> usize {
+        self.number
     }
 
     pub(crate) fn node(&self) -> &Node {

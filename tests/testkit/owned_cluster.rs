@@ -63,15 +63,15 @@ impl Options {
 
 /// A cluster and all that keeps it: dropping it takes it down.
 pub struct OwnedCluster {
-    cluster: Cluster,
-    instance: Arc<Instance>,
+    pub(crate) cluster: Cluster,
+    pub(crate) instance: Arc<Instance>,
     keys: Keys,
-    containerd: Box<ChooseContainerd>,
+    pub(crate) containerd: Box<ChooseContainerd>,
     archives: Vec<PathBuf>,
     log: PathBuf,
     control: Namespace,
     world: Namespace,
-    machines: Vec<Machine>,
+    pub(crate) machines: Vec<Machine>,
     children: Vec<Child>,
 }
 
@@ -149,15 +149,19 @@ impl OwnedCluster {
         Ok(())
     }
 
-    fn start_machine(&self, number: usize) -> Result<Machine> {
-        let site = Site {
+    /// What its nodes have in common.
+    pub(crate) fn site(&self) -> Site<'_> {
+        Site {
             control: &self.control,
             family: self.family(),
             wiring: self.wiring(),
             authority: &self.keys.authority,
             archives: &self.archives,
-        };
-        Machine::start(&self.instance, &site, number, (self.containerd)(number))
+        }
+    }
+
+    fn start_machine(&self, number: usize) -> Result<Machine> {
+        Machine::start(&self.instance, &self.site(), number, (self.containerd)(number))
     }
 
     fn add_machine(&mut self, machine: Machine) -> Result<()> {

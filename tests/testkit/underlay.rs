@@ -54,10 +54,7 @@ pub(crate) fn wire_node(
         }
     }
     for device in wiring.devices(family, number) {
-        let port = match device.network {
-            Network::Nodes => name.to_owned(),
-            Network::Other => format!("{name}-other"),
-        };
+        let port = port(name, device.network);
         veth((control, &port), (namespace, device.name))?;
         control.run(["ip", "link", "set", &port, "master", device.network.bridge()])?;
         let mtu = device.network.mtu().to_string();
@@ -73,4 +70,20 @@ pub(crate) fn wire_node(
         }
     }
     Ok(())
+}
+
+/// Removes what connected a node that has gone: the kernel takes its time with the devices of a namespace that nobody is in.
+pub(crate) fn unplug_node(control: &View, name: &str, wiring: Wiring) {
+    for network in wiring.networks() {
+        // Where they are gone already, there is nothing to do.
+        let _ = control.run(["ip", "link", "delete", &port(name, *network)]);
+    }
+}
+
+/// The bridge port of a node.
+fn port(name: &str, network: Network) -> String {
+    match network {
+        Network::Nodes => name.to_owned(),
+        Network::Other => format!("{name}-other"),
+    }
 }

@@ -5,6 +5,7 @@ mod agent;
 mod agent_api;
 mod agent_cluster;
 mod agent_end;
+mod agent_killed;
 mod cnitool;
 mod fake_api_server;
 mod kernel;

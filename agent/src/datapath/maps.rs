@@ -118,6 +118,9 @@ pub enum MapsError {
     },
 }
 
+/// Packets that a program dropped for a reason.
+pub type DropCount = (Program, DropReason, u64);
+
 /// The maps that were pinned in a directory when it was opened. Somebody may remove or replace a pin: filters go on using the
 /// map that they were loaded with, and so do we.
 #[derive(Debug)]
@@ -202,17 +205,15 @@ impl Maps {
     }
 
     /// Packets dropped since the maps were made, for every program and reason, zeros included.
-    pub fn drops(&self) -> Result<Vec<(Program, DropReason, u64)>, MapsError> {
+    pub fn drops(&self) -> Result<Vec<DropCount>, MapsError> {
         self.numbered_drops().map(|(_, counters)| counters)
     }
 
     /// The same, and the kernel's number of the map that counts: another number is another map, which began at zero.
-    pub fn numbered_drops(&self) -> Result<(u32, Vec<(Program, DropReason, u64)>), MapsError> {
-        let path = self.directory.join(map::DROPS);
-        let opened = MapData::from_pin(&path).and_then(|data| Ok((data.info()?.id(), data)));
-        let counters = opened.and_then(|(id, data)| Ok((id, PerCpuArray::try_from(Map::from_map_data(data)?)?)));
-        let (id, counters): (u32, PerCpuArray<_, u64>) =
-            counters.map_err(|error| MapsError::Open { path, source: said(error) })?;
+    pub fn numbered_drops(&self) -> Result<(u32, Vec<DropCount>), MapsError> {
+        let counters: PerCpuArray<_, u64> = self.typed(map::DROPS)?;
+        let id =
+            self.data(map::DROPS)?.info().map_err(|error| self.failed("identify", map::DROPS, "itself", error))?.id();
         let pairs =
             Program::ALL.into_iter().flat_map(|program| DropReason::ALL.iter().map(move |&reason| (program, reason)));
         let sums = pairs.map(|(program, reason)| {
@@ -252,11 +253,14 @@ impl Maps {
     }
 
     fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, MapsError> {
+        let opened = Map::from_map_data(self.data(name)?).and_then(M::try_from);
+        opened.map_err(|error| MapsError::Open { path: self.directory.join(name), source: said(error) })
+    }
+
+    fn data(&self, name: &str) -> Result<MapData, MapsError> {
         let failed = |source| MapsError::Open { path: self.directory.join(name), source };
         let held = self.held.get(name).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let copy = held.try_clone().map_err(failed)?;
-        let opened = MapData::from_fd(copy).and_then(Map::from_map_data).and_then(M::try_from);
-        opened.map_err(|error| failed(said(error)))
+        MapData::from_fd(held.try_clone().map_err(failed)?).map_err(|error| failed(said(error)))
     }
 
     fn failed(&self, operation: &'static str, name: &str, entry: impl fmt::Display, error: MapError) -> MapsError {

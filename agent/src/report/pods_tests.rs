@@ -23,6 +23,7 @@ fn record(container_id: &str, last: u8) -> Attachment {
         addresses: vec![[10, 244, 1, last].into(), format!("fd00::{last:x}").parse().unwrap()],
         gateways: vec![[10, 244, 1, 1].into(), "fd00::1".parse().unwrap()],
         mtu: 1450,
+        table: None,
         pod_namespace: Some("default".to_owned()),
         pod_name: Some(format!("pod-{container_id}")),
         pod_uid: None,

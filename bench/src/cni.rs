@@ -8,13 +8,15 @@ use std::thread;
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::unistd::Pid;
 use serde_json::json;
 use weft_agent::datapath::{object::OBJECT, programs};
 use weft_tests::instance::Instance;
 use weft_tests::netns::Namespace;
 use weft_tests::plan::Family;
 
+use crate::endurance;
 use crate::plugins::{self, Plugin};
 use crate::sample::Samples;
 
@@ -23,8 +25,19 @@ type Results = BTreeMap<(usize, &'static str), Samples>;
 
 const KINDS: [&str; 4] = ["ADD", "DEL", "ADD at once", "DEL at once"];
 
+/// How much is measured.
+pub(crate) struct Counts {
+    /// Rounds, in each of which every plugin has its turn.
+    pub(crate) rounds: usize,
+    /// Calls at once in the second half of a turn.
+    pub(crate) at_once: usize,
+    /// ADD and DEL of weft-cni alone, at the end.
+    pub(crate) endurance: usize,
+}
+
 /// Measures, prints a table and, when asked, writes the samples.
-pub(crate) fn run(rounds: usize, at_once: usize, family: Family, weft: &Path, json: Option<&Path>) -> Result<()> {
+pub(crate) fn run(counts: &Counts, family: Family, weft: &Path, json: Option<&Path>) -> Result<()> {
+    let Counts { rounds, at_once, endurance } = *counts;
     let instance = Instance::of_this_process()?;
     let pins = mount_bpffs(&instance.folder().join("bpf"))?;
     programs::load(&pins, OBJECT)?;
@@ -48,6 +61,9 @@ pub(crate) fn run(rounds: usize, at_once: usize, family: Family, weft: &Path, js
     if let Some(path) = json {
         write(path, &plugins, &results).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if endurance > 0 {
+        endurance::run(&plugins[0], &node, &plugins::state(instance.folder()), &pins, endurance)?;
+    }
     Ok(())
 }
 
@@ -63,10 +79,35 @@ fn mount_bpffs(folder: &Path) -> Result<PathBuf> {
 fn one(plugin: &Plugin, index: usize, node: &Namespace, round: usize, results: &mut Results) -> Result<()> {
     let pod = Namespace::new("pod")?;
     let id = format!("one-{index}-{round}");
+    let pinned = Pinned::to_the_last_cpu()?;
     for command in ["ADD", "DEL"] {
         results.entry((index, command)).or_default().push(plugin.call(node, command, &pod, &id)?);
     }
+    drop(pinned);
     Ok(())
+}
+
+/// Keeps this thread, and the processes that it starts, on one CPU until it is dropped.
+struct Pinned {
+    before: CpuSet,
+}
+
+impl Pinned {
+    fn to_the_last_cpu() -> Result<Self> {
+        let before = sched_getaffinity(Pid::from_raw(0)).context("cannot read on which CPUs this may run")?;
+        let last = (0..CpuSet::count()).rev().find(|cpu| before.is_set(*cpu).unwrap_or(false));
+        let mut one = CpuSet::new();
+        one.set(last.context("this may run on no CPU")?)?;
+        sched_setaffinity(Pid::from_raw(0), &one).context("cannot choose the CPU")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Where it fails, the rest of the measurement runs on one CPU.
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
+    }
 }
 
 fn many(
@@ -94,7 +135,7 @@ fn many(
 
 fn print(plugins: &[Plugin], results: &Results, rounds: usize, at_once: usize) {
     println!(
-        "{rounds} rounds interleaved, one call alone and {at_once} at once; milliseconds from start to end of the process"
+        "{rounds} rounds interleaved, one call alone (on one CPU) and {at_once} at once; milliseconds from start to end of the process"
     );
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);

@@ -1,6 +1,7 @@
 //! Every figure that weft publishes, with its peers measured in the same run: rounds interleaved, medians and ratios printed.
 
 mod cni;
+mod endurance;
 mod plugins;
 mod sample;
 
@@ -29,6 +30,9 @@ enum What {
         /// Calls at once in the second half of the measurement
         #[arg(long, default_value_t = 10)]
         at_once: usize,
+        /// ADD and DEL of weft-cni alone at the end, to see whether they leave anything or become slower; 0 for none
+        #[arg(long, default_value_t = 10_000)]
+        endurance: usize,
         /// Address families of the pods
         #[arg(long, default_value = "dual")]
         family: Family,
@@ -41,8 +45,9 @@ enum What {
 fn main() -> anyhow::Result<()> {
     let Arguments { programs, what } = Arguments::parse();
     match what {
-        What::Cni { rounds, at_once, family, json } => {
-            cni::run(rounds, at_once, family, &programs.join("weft-cni"), json.as_deref())
+        What::Cni { rounds, at_once, endurance, family, json } => {
+            let counts = cni::Counts { rounds, at_once, endurance };
+            cni::run(&counts, family, &programs.join("weft-cni"), json.as_deref())
         }
     }
 }

@@ -52,9 +52,14 @@ fn answer(call: &mut Command, input: &[u8]) -> Result<()> {
     Ok(written?)
 }
 
+/// weft's state directory.
+pub(crate) fn state(folder: &Path) -> PathBuf {
+    folder.join("weft")
+}
+
 /// All of them. `folder` gets what they store; `pins` holds the programs and maps of weft.
 pub(crate) fn all(weft: &Path, family: Family, folder: &Path, pins: &Path) -> Result<Vec<Plugin>> {
-    let state = folder.join("weft");
+    let state = state(folder);
     fs::create_dir_all(&state)?;
     fs::write(state.join(node_facts::FILE), serde_json::to_vec(&facts(family)?)?)?;
     let debian = |name| Path::new(DEBIAN).join(name);

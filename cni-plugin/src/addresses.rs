@@ -15,6 +15,7 @@ use ipnetwork::IpNetwork;
 use crate::{
     attachment::AttachmentId,
     file_error::{next_step, remove_if_there},
+    invocation::is_name,
     ipam::{self, Range},
 };
 
@@ -126,6 +127,8 @@ impl Addresses {
         match fs::read_to_string(&path) {
             Ok(text) => {
                 let parts = text.strip_suffix('\n').and_then(|line| line.split_once(' '));
+                // They become parts of a file name.
+                let parts = parts.filter(|(id, ifname)| is_name(id) && !ifname.is_empty() && !ifname.contains('/'));
                 Ok(parts.map(|(id, ifname)| AttachmentId { container_id: id.to_owned(), ifname: ifname.to_owned() }))
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),

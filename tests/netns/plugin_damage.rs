@@ -173,7 +173,8 @@ fn whatever_a_record_holds_is_named_and_costs_no_address() {
 fn whatever_the_file_of_an_address_holds_the_address_is_its_pods_until_del() {
     PluginNode::run(&[4, 6], |node| {
         let mut bed = Bed::new(node);
-        let others: [&[u8]; 5] = [b"abc eth0", b"abc\n", b"neighbour eth0\n", b"stranger eth9\n", b" \n"];
+        let others: [&[u8]; 6] =
+            [b"abc eth0", b"abc\n", b" \n", b"neighbour eth0\n", b"stranger eth9\n", b"../../abc eth0\n"];
         let whole = fs::read(&bed.addresses()[0]).unwrap();
         for (number, content) in damaged(&whole).chain(others.map(<[u8]>::to_vec)).enumerate() {
             let path = bed.addresses()[number % 2].clone();
@@ -190,8 +191,11 @@ fn whatever_the_file_of_an_address_holds_the_address_is_its_pods_until_del() {
                 bed.others_can_come_and_go();
             }
             node.del("abc", "").success();
-            // Who stands in the file by mistake does not lose what is its own.
+            // Who stands in the file by mistake does not lose what is its own, and has the address until it goes itself.
             bed.assert_neighbour_is_whole();
+            if ![&b"neighbour eth0\n"[..], b"stranger eth9\n"].contains(&&content[..]) {
+                assert_eq!(node.leftovers().len(), 6, "{content:?}: {:?}", node.leftovers());
+            }
             let reclaimed = bed.agent_looks();
             assert!(reclaimed.failures.is_empty(), "{reclaimed:?}");
             if content != b"neighbour eth0\n" {

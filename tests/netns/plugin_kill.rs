@@ -1,11 +1,13 @@
 //! The plugin is killed after each system call that changes something, and whoever comes next puts things right.
 
 use std::collections::BTreeMap;
+use std::fs;
 
+use weft_tests::command::{command, output};
 use weft_tests::syscalls::Target;
 
 use crate::plugin_kill_bed::{Bed, RESCUERS, Rescuer};
-use crate::plugin_node::PluginNode;
+use crate::plugin_node::{PINS, PluginNode};
 
 /// What became of the calls that were killed.
 #[derive(Debug, Default)]
@@ -18,15 +20,25 @@ struct Tally {
     whole: usize,
 }
 
-/// Kills a command at each of its steps and lets these put things right, in turn.
+/// Kills a command at each of its steps and lets these put things right, in turn. Not killed, it would succeed.
 fn kill_at_every_step(bed: &Bed<'_>, command: &str, target: Target, rescuers: &[Rescuer]) -> Tally {
+    let tally = kill_at_every_step_of(bed, command, target, rescuers, 0);
+    if command == "ADD" {
+        bed.detach_victim();
+    }
+    bed.assert_clean(command);
+    tally
+}
+
+/// The same for a command that would end with some exit code.
+fn kill_at_every_step_of(bed: &Bed<'_>, command: &str, target: Target, rescuers: &[Rescuer], code: i32) -> Tally {
     let mut tally = Tally::default();
     for step in 1.. {
         if command != "ADD" {
             bed.attach_victim();
         }
         let rescuer = rescuers[step % rescuers.len()];
-        let Some(call) = bed.call_and_kill(command, step, target) else { break };
+        let Some(call) = bed.call_and_kill(command, step, target, code) else { break };
         let context = format!("{command} killed after step {step} (system call {call}), then {rescuer:?}");
         bed.assert_addresses_of_links_are_allocated(&context);
         bed.rescue(rescuer, command, &context);
@@ -43,10 +55,6 @@ fn kill_at_every_step(bed: &Bed<'_>, command: &str, target: Target, rescuers: &[
         tally.steps = step;
         *tally.calls.entry(call).or_default() += 1;
     }
-    if command == "ADD" {
-        bed.detach_victim();
-    }
-    bed.assert_clean(command);
     println!("{command} was killed at {} steps, then {rescuers:?}: {tally:?}", tally.steps);
     tally
 }
@@ -95,5 +103,22 @@ fn a_del_killed_at_any_step_while_its_child_lives_on_leaves_nothing() {
     PluginNode::run(&[4, 6], |node| {
         let tally = kill_at_every_step(&Bed::new(node), "DEL", Target::Program, &RESCUERS);
         assert!(tally.steps >= 12, "most steps of DEL are not seen: {tally:?}");
+    });
+}
+
+#[test]
+fn an_add_killed_at_any_step_of_undoing_itself_leaves_nothing() {
+    PluginNode::run(&[4, 6], |node| {
+        // Room for the bystander's entries and one of the victim's: its second one is the last step but for the record.
+        let pin = format!("{PINS}/ENDPOINTS");
+        fs::rename(&pin, format!("{PINS}/aside")).unwrap();
+        let create = format!("bpftool map create {pin} type hash key 16 value 16 entries 3 name small");
+        output(&mut command(create.split(' '))).unwrap();
+        let bed = Bed::new(node);
+        // The others would have no room.
+        let rescuers = [Rescuer::Del, Rescuer::Gc, Rescuer::Agent];
+        let tally = kill_at_every_step_of(&bed, "ADD", Target::All, &rescuers, 1);
+        bed.assert_clean("an ADD that failed and was not killed");
+        assert!(tally.steps >= 30 && tally.whole == 0, "{tally:?}");
     });
 }

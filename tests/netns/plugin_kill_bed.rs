@@ -71,7 +71,7 @@ impl<'a> Bed<'a> {
         let device = self.bystander.1["interfaces"][0]["name"].as_str().unwrap();
         let namespace = |pod: Option<&Namespace>| {
             let inside: Vec<_> = pod.into_iter().flat_map(|pod| ["-n", pod.name()]).collect();
-            let show = "address show\nroute show table all\nneigh show nud permanent\n";
+            let show = "link show\naddress show\nroute show table all\nneigh show nud permanent\n";
             ["-4", "-6"].map(|family| print("ip", &[&["-d", family], &inside[..]].concat(), show)).concat()
         };
         BTreeMap::from([
@@ -144,8 +144,8 @@ impl<'a> Bed<'a> {
         }
     }
 
-    /// Calls the plugin for the victim and kills it. `None` if it came to its end before.
-    pub(crate) fn call_and_kill(&self, command: &str, step: usize, target: Target) -> Option<u64> {
+    /// Calls the plugin for the victim and kills it. `None` if it came to its end before, with the exit code that it should have.
+    pub(crate) fn call_and_kill(&self, command: &str, step: usize, target: Target, at_the_end: i32) -> Option<u64> {
         let netns = self.victim.path();
         let mut configuration = self.node.configuration("1.1.0", &[]);
         let variables = if command == "GC" {
@@ -160,7 +160,7 @@ impl<'a> Bed<'a> {
         match run_and_kill(&mut call, configuration.to_string().as_bytes(), step, target).unwrap() {
             End::Killed { after } => Some(after),
             End::Exited { code, output, errors } => {
-                assert_eq!((code, errors.as_str()), (0, ""), "{command}: {output}");
+                assert_eq!((code, errors.as_str()), (at_the_end, ""), "{command}: {output}");
                 None
             }
         }
@@ -194,7 +194,11 @@ impl<'a> Bed<'a> {
     /// The victim has all that ADD gives, to the last of it.
     pub(crate) fn is_whole(&self) -> bool {
         let record = self.node.file("attachments/victim@eth0.json");
-        if !record.exists() {
+        let id = AttachmentId { container_id: "victim".into(), ifname: "eth0".into() };
+        let device = identity::host_device(&id);
+        let links = ip(&["link", "show", "type", "veth"]);
+        // The same ADD again would make anew what is left of it.
+        if !record.exists() || !links.as_array().unwrap().iter().any(|link| link["ifname"] == device) {
             return false;
         }
         let result = self.node.add("victim", &self.victim).success();

@@ -10,6 +10,7 @@ mod cnitool;
 mod fake_api_server;
 mod kernel;
 mod kernel_idle;
+mod kernel_pods;
 mod kernel_repair;
 mod kernel_session;
 mod masquerade;

@@ -126,8 +126,12 @@ impl LinuxKernel {
     async fn set_pod(&self, change: &PodChange) -> Result<(), KernelError> {
         let object = change.object();
         match change {
-            PodChange::SetDevice(_, device) => {
-                pod_links::set_device(&self.requests, device).await.map_err(KernelError::of("set", object))
+            PodChange::SetDevice(name, wanted) => {
+                let present = self.device(name).await?;
+                if present.index != wanted.index {
+                    return Err(KernelError::of("set", object)(NoDevice));
+                }
+                pod_links::set_device(&self.requests, &present, wanted).await.map_err(KernelError::of("set", object))
             }
             PodChange::SetNeighbour { index, address, mac, .. } => {
                 let set = pod_links::set_neighbour(&self.requests, *index, *address, *mac).await;
@@ -233,8 +237,10 @@ impl Kernel for LinuxKernel {
                 .await
                 .map_err(KernelError::of("create device", OVERLAY_DEVICE)),
             Change::SetDevice(device) => {
-                let index = self.device(OVERLAY_DEVICE).await?.index;
-                links::set(&self.requests, index, device).await.map_err(KernelError::of("set device", OVERLAY_DEVICE))
+                let present = self.device(OVERLAY_DEVICE).await?;
+                links::set(&self.requests, &present, device)
+                    .await
+                    .map_err(KernelError::of("set device", OVERLAY_DEVICE))
             }
             Change::AddAddress(address) => {
                 let index = self.device(OVERLAY_DEVICE).await?.index;

@@ -72,7 +72,7 @@ pub(super) async fn find(requests: &Requests, name: &str) -> Result<Option<Link>
 pub(super) async fn create_overlay(requests: &Requests, device: &OverlayDevice) -> Result<(), NetlinkError> {
     if let Some(present) = find(requests, OVERLAY_DEVICE).await? {
         if present.made_as_ours {
-            return set(requests, present.index, device).await;
+            return set(requests, &present, device).await;
         }
         let delete = LinkUnspec::new_with_index(present.index).build();
         unless(ENODEV, requests.change(RouteNetlinkMessage::DelLink(delete), 0).await)?;
@@ -95,12 +95,16 @@ pub(super) async fn create_overlay(requests: &Requests, device: &OverlayDevice) 
     })
 }
 
-/// Sets MTU, MAC address and state of `weft0`.
+/// Sets MTU, MAC address and state of `weft0`, which is `present` now.
 ///
 /// No ARP: nobody behind the tunnel could answer for a pod. Frames then go out with the device's own MAC address as
 /// destination, and `from_overlay` takes them on the other side whatever it is.
-pub(super) async fn set(requests: &Requests, index: u32, device: &OverlayDevice) -> Result<(), NetlinkError> {
-    let builder = LinkUnspec::new_with_index(index).arp(false).mtu(device.mtu).address(device.mac.to_vec());
+pub(super) async fn set(requests: &Requests, present: &Link, device: &OverlayDevice) -> Result<(), NetlinkError> {
+    let mut builder = LinkUnspec::new_with_index(present.index).arp(false).mtu(device.mtu);
+    // Told a MAC address, and be it the one that the device has, the kernel forgets all neighbours.
+    if present.mac != device.mac {
+        builder = builder.address(device.mac.to_vec());
+    }
     let message = if device.up { builder.up() } else { builder.down() }.build();
     requests.change(RouteNetlinkMessage::SetLink(message), 0).await
 }

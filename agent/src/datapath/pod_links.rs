@@ -64,10 +64,14 @@ pub(super) async fn observe(
     Ok(state)
 }
 
-/// Sets MAC address, group and state of a host side.
-pub(super) async fn set_device(requests: &Requests, device: &PodDevice) -> Result<(), NetlinkError> {
-    let builder = LinkUnspec::new_with_index(device.index).address(device.mac.to_vec());
-    let mut message = if device.up { builder.up() } else { builder }.build();
+/// Sets MAC address, group and state of a host side, which is `present` now.
+pub(super) async fn set_device(requests: &Requests, present: &Link, wanted: &PodDevice) -> Result<(), NetlinkError> {
+    let mut builder = LinkUnspec::new_with_index(wanted.index);
+    // Told a MAC address, and be it the one that the device has, the kernel forgets all neighbours, others' too.
+    if present.pod_device().mac != wanted.mac {
+        builder = builder.address(wanted.mac.to_vec());
+    }
+    let mut message = if wanted.up { builder.up() } else { builder }.build();
     message.attributes.push(LinkAttribute::Group(LINK_GROUP));
     requests.change(RouteNetlinkMessage::SetLink(message), 0).await
 }

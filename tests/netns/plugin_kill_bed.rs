@@ -157,7 +157,7 @@ impl<'a> Bed<'a> {
         };
         let mut call = Command::new(self.node.program());
         call.env_clear().envs(variables);
-        match run_and_kill(&mut call, configuration.to_string().as_bytes(), step, target).unwrap() {
+        match run_and_kill(call, configuration.to_string().as_bytes(), step, target).unwrap() {
             End::Killed { after } => Some(after),
             End::Exited { code, output, errors } => {
                 assert_eq!((code, errors.as_str()), (at_the_end, ""), "{command}: {output}");

@@ -47,7 +47,7 @@ pub enum Target {
 
 /// Runs a program with this standard input, and kills it after `step` calls that may change something (1 is the first).
 /// Returns when nothing of it runs any more.
-pub fn run_and_kill(command: &mut Command, input: &[u8], step: usize, target: Target) -> Result<End> {
+pub fn run_and_kill(command: Command, input: &[u8], step: usize, target: Target) -> Result<End> {
     // The kernel tells of traced processes to the thread that traces them, and this one has no other children.
     thread::scope(|scope| {
         let tracer = scope.spawn(|| trace(command, input, step, target));
@@ -55,7 +55,7 @@ pub fn run_and_kill(command: &mut Command, input: &[u8], step: usize, target: Ta
     })
 }
 
-fn trace(command: &mut Command, input: &[u8], step: usize, target: Target) -> Result<End> {
+fn trace(mut command: Command, input: &[u8], step: usize, target: Target) -> Result<End> {
     // SAFETY: between fork and exec the closure makes one system call.
     unsafe {
         command.pre_exec(|| ptrace::traceme().map_err(io::Error::from));
@@ -69,7 +69,7 @@ fn trace(command: &mut Command, input: &[u8], step: usize, target: Target) -> Re
     // The kernel's numbers of processes are positive and below 2^22.
     let program = Pid::from_raw(child.id().cast_signed());
     let mut trace = Trace { program, target, step, made: 0, inside: HashMap::new(), killed: None };
-    let code = match trace.to_the_end(&mut child, input) {
+    let code = match trace.follow(&mut child, input) {
         Ok(code) => code,
         Err(error) => {
             // Nothing is to go on after an error of ours. It may have ended already.
@@ -102,16 +102,16 @@ struct Trace {
 
 impl Trace {
     /// Follows the program and all that it starts, until the last of them has ended. Returns the program's exit code.
-    fn to_the_end(&mut self, child: &mut Child, input: &[u8]) -> Result<i32> {
+    fn follow(&mut self, child: &mut Child, input: &[u8]) -> Result<i32> {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         // The program has made no call of its own yet: it stops when exec is done.
         match waitpid(self.program, Some(flags))? {
             WaitStatus::Stopped(..) => {}
             other => bail!("the program did not start to be traced: {other:?}"),
         }
-        let follow = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
+        let with_children = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
         let options =
-            follow | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
+            with_children | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
         ptrace::setoptions(self.program, options)?;
         // A pipe holds more than a configuration has.
         child.stdin.take().context("no standard input")?.write_all(input).context("cannot write the input")?;
@@ -287,7 +287,7 @@ mod tests {
     fn run(folder: &std::path::Path, step: usize, target: Target) -> End {
         let script =
             format!("cd {}; read word; : >one; : >two; sh -c ': >three; : >four'; echo $word", folder.display());
-        run_and_kill(&mut command(["sh", "-c", &script]), b"done\n", step, target).unwrap()
+        run_and_kill(command(["sh", "-c", &script]), b"done\n", step, target).unwrap()
     }
 
     fn files(folder: &std::path::Path) -> usize {

@@ -27,6 +27,8 @@ mod plugin_judges;
 mod plugin_kill;
 mod plugin_kill_bed;
 mod plugin_node;
+mod plugin_orders;
 mod plugin_ranges;
+mod plugin_replaced;
 mod two_nodes;
 mod uninstall;

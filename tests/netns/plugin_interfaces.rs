@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use weft_tests::command::{command, output};
 use weft_tests::netns::{Namespace, View};
+use weft_tests::wait;
 
 use crate::plugin_node::{PluginNode, ip_in, of_pod, pod};
 
@@ -54,12 +55,15 @@ fn ask(address: IpAddr) {
     assert_eq!(&answer, b"weft");
 }
 
-/// Serves `calls` connections in a namespace.
+/// Serves `calls` connections in a namespace, or fewer when the next one does not come.
 fn echo<'scope>(scope: &'scope thread::Scope<'scope, '_>, inside: &View, calls: usize) {
     let listener = inside.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap()).unwrap();
+    listener.set_nonblocking(true).unwrap();
     scope.spawn(move || {
-        for stream in listener.incoming().take(calls) {
-            let mut stream = stream.unwrap();
+        for _ in 0..calls {
+            let Ok((mut stream, _)) = wait::until(2 * LIMIT, "a connection", || Ok(listener.accept()?)) else { return };
+            stream.set_nonblocking(false).unwrap();
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
             let mut question = [0; 4];
             stream.read_exact(&mut question).unwrap();
             stream.write_all(&question).unwrap();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::task::spawn_blocking;
 use weft_cni::{attachments, netns};
@@ -34,8 +34,10 @@ pub async fn report(
     let Some(after) = seen("attachments", records(state_directory).await, &mut problems) else {
         return PodsReport { source, problems, pods: Vec::new() };
     };
-    let gone_namespaces: BTreeSet<_> =
-        after.whole.values().map(|record| &record.netns).filter(|netns| netns::is_gone(netns)).cloned().collect();
+    // The agent's container may not show the folder at all: that says nothing of what is in it.
+    let is_shown = |netns: &&PathBuf| netns.parent().is_some_and(Path::exists);
+    let namespaces = after.whole.values().map(|record| &record.netns).filter(is_shown);
+    let gone_namespaces: BTreeSet<_> = namespaces.filter(|netns| netns::is_gone(netns)).cloned().collect();
     let evidence =
         Evidence { before, after, interfaces, programs_known: programs.is_some(), endpoints, gone_namespaces };
     report::pods(source, &evidence, problems)

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_tests::cluster::Cluster;
 use weft_tests::wait;
 
@@ -49,6 +49,16 @@ fn healthy(fixture: &Fixture) -> Result<()> {
         let nodes = nodes["nodes"].as_array().context("there is a list of nodes")?;
         ensure!(nodes.len() == cluster.nodes().len(), "{} nodes are known", nodes.len());
         ensure!(nodes.iter().all(|node| node["inSync"] == true), "not in sync: {nodes:?}");
+        // A Pod that comes or goes may look odd for a moment.
+        wait::until(LIMIT, "`weft pods` and `weft drops` to have nothing to say", || {
+            for question in ["pods", "drops"] {
+                let answer = weft(&cluster, &agent, question)?;
+                ensure!(answer["source"] == "agent" && answer["problems"] == json!([]), "`weft {question}`: {answer}");
+                let mut pods = answer["pods"].as_array().into_iter().flatten();
+                ensure!(pods.all(|pod| pod["healthy"] == true && pod["counters"]["rxPackets"].is_u64()), "{answer}");
+            }
+            Ok(())
+        })?;
         let node = cluster.node(agent["spec"]["nodeName"].as_str().context("an agent has a node")?)?;
         let table = node.run(["/opt/cni/bin/weft", "status"])?;
         ensure!(table.lines().next().is_some_and(|line| line.ends_with(" healthy")), "on the node itself: {table}");

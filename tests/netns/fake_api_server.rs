@@ -137,6 +137,20 @@ impl FakeApiServer {
         self.shared.1.notify_all();
     }
 
+    /// Replaces fields of a Node's status.
+    pub(crate) fn patch_node(&self, name: &str, status: &Value) {
+        let mut state = self.lock();
+        state.version += 1;
+        let version = state.version;
+        let node = state.nodes.get_mut(name).unwrap();
+        node["metadata"]["resourceVersion"] = json!(version.to_string());
+        for (key, value) in status.as_object().unwrap() {
+            node["status"][key] = value.clone();
+        }
+        let node = node.clone();
+        self.tell(state, "MODIFIED", &node);
+    }
+
     /// How often the nodes were listed.
     pub(crate) fn lists(&self) -> u64 {
         self.lock().lists

@@ -6,6 +6,8 @@ mod agent_api;
 mod agent_cluster;
 mod agent_end;
 mod agent_killed;
+mod agent_live;
+mod agent_ready;
 mod cnitool;
 mod fake_api_server;
 mod kernel;

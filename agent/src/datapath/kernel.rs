@@ -45,7 +45,7 @@ pub struct LinuxKernel {
     "the node has no device with this address, although its Node object names it as InternalIP: compare `ip address` with \
      `kubectl get node -o wide`, and set the kubelet's --node-ip where the Node object is wrong"
 )]
-struct AddressOnNoDevice;
+pub(super) struct AddressOnNoDevice;
 
 /// A device went, or never was.
 #[derive(Debug, thiserror::Error)]

@@ -73,6 +73,11 @@ pub struct KernelError {
 }
 
 impl KernelError {
+    /// Whether it says that no device has an address, and not that looking failed.
+    pub fn is_address_on_no_device(&self) -> bool {
+        self.source.is::<kernel::AddressOnNoDevice>()
+    }
+
     /// For `map_err`: says what was asked, and of what.
     fn of<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         operation: &'static str,

@@ -13,3 +13,4 @@ pub mod reconcile;
 pub mod repairs;
 pub mod state;
 pub mod sysctls;
+mod underlay;

@@ -12,7 +12,7 @@ use super::plan::{Blocked, Plan, plan};
 use super::pod_devices::Records;
 use super::repairs::Repairs;
 use super::state::{Change, OverlayState, Underlay};
-use super::sysctls;
+use super::{sysctls, underlay};
 use crate::datapath::{Kernel, KernelError, Watched};
 use crate::model::cluster::Cluster;
 use crate::model::problem::Problem;
@@ -98,13 +98,7 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     /// What should be there beside what is there, without changing anything.
     pub async fn compare(&self, cluster: &Cluster) -> Result<Comparison, Blocked> {
         let plan = plan(cluster, &self.node)?;
-        let underlay = self.kernel.underlay(&plan.internal_ips).await.map_err(|error| {
-            blocked(
-                &plan,
-                &error,
-                "give a device of this node the InternalIP of its Node, or correct --node-ip of its kubelet",
-            )
-        })?;
+        let (plan, underlay) = underlay::settle(self.kernel, cluster, plan).await?;
         if let Some(problem) = too_small(&plan, &underlay) {
             return Err(Blocked { reasons: vec![problem], others: plan.problems.clone() });
         }

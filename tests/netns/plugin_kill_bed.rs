@@ -88,22 +88,8 @@ impl<'a> Bed<'a> {
                 ),
             ),
             ("the endpoint map", format!("{:?}", map_entries())),
-            ("the files", format!("{:?}", self.files())),
+            ("the files", format!("{:?}", files(self.node))),
         ])
-    }
-
-    /// Every file with its content, but for those of resting addresses.
-    fn files(&self) -> BTreeMap<String, String> {
-        let mut files = BTreeMap::new();
-        for folder in [".", "addresses", "attachments"] {
-            for name in self.node.names(folder) {
-                let path = self.node.file(&format!("{folder}/{name}"));
-                if path.is_file() {
-                    files.insert(format!("{folder}/{name}"), fs::read_to_string(&path).unwrap());
-                }
-            }
-        }
-        files
     }
 
     /// Nothing is left, and the bystander is as it was.
@@ -120,28 +106,9 @@ impl<'a> Bed<'a> {
         compared.unwrap_or_else(|error| panic!("{context}: {error:#}"));
     }
 
-    /// No address that leads to a link is free for somebody else, not even between a killed call and whoever puts it right.
+    /// See [`assert_addresses_of_links_are_allocated`].
     pub(crate) fn assert_addresses_of_links_are_allocated(&self, context: &str) {
-        let files = self.files();
-        let owners: BTreeMap<IpAddr, String> = files
-            .iter()
-            .filter_map(|(name, owner)| Some((name.strip_prefix("addresses/")?.parse().ok()?, owner.clone())))
-            .collect();
-        for family in ["-4", "-6"] {
-            for route in ip(&[family, "route", "show"]).as_array().unwrap() {
-                let (Some(device), Ok(address)) =
-                    (route["dev"].as_str(), route["dst"].as_str().unwrap().parse::<IpAddr>())
-                else {
-                    continue;
-                };
-                let owner = owners.get(&address).map(|text| {
-                    let (container_id, ifname) = text.trim_end().split_once(' ').unwrap();
-                    AttachmentId { container_id: container_id.into(), ifname: ifname.into() }
-                });
-                let of_owner = owner.as_ref().map(identity::host_device);
-                assert_eq!(of_owner.as_deref(), Some(device), "{context}: {address} is of {owner:?}");
-            }
-        }
+        assert_addresses_of_links_are_allocated(self.node, context);
     }
 
     /// Calls the plugin for the victim and kills it. `None` if it came to its end before, with the exit code that it should have.
@@ -212,6 +179,47 @@ impl<'a> Bed<'a> {
 
     pub(crate) fn detach_victim(&self) {
         self.node.del("victim", self.victim.path().to_str().unwrap()).success();
+    }
+}
+
+/// Every file with its content, but for those of resting addresses.
+fn files(node: &PluginNode) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    for folder in [".", "addresses", "attachments"] {
+        for name in node.names(folder) {
+            let path = node.file(&format!("{folder}/{name}"));
+            if path.is_file() {
+                files.insert(format!("{folder}/{name}"), fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+/// No address that leads to a link is free for somebody else, not even between a killed call and whoever puts it right.
+pub(crate) fn assert_addresses_of_links_are_allocated(node: &PluginNode, context: &str) {
+    let files = files(node);
+    let owners: BTreeMap<IpAddr, String> = files
+        .iter()
+        .filter_map(|(name, owner)| Some((name.strip_prefix("addresses/")?.parse().ok()?, owner.clone())))
+        .collect();
+    for family in ["-4", "-6"] {
+        for route in ip(&[family, "route", "show"]).as_array().unwrap() {
+            let (Some(device), Ok(address)) = (route["dev"].as_str(), route["dst"].as_str().unwrap().parse::<IpAddr>())
+            else {
+                continue;
+            };
+            // A link that went away since the route was read has no name any more.
+            if !device.starts_with("weft") {
+                continue;
+            }
+            let owner = owners.get(&address).map(|text| {
+                let (container_id, ifname) = text.trim_end().split_once(' ').unwrap();
+                AttachmentId { container_id: container_id.into(), ifname: ifname.into() }
+            });
+            let of_owner = owner.as_ref().map(identity::host_device);
+            assert_eq!(of_owner.as_deref(), Some(device), "{context}: {address} is of {owner:?}");
+        }
     }
 }
 

@@ -176,6 +176,10 @@ fn weft_drops_counts_and_watches_what_a_pod_spoofs() {
 fn a_watch_is_json_for_programs_and_ends_when_nobody_reads() {
     AgentCluster::run(DUAL, 1, |cluster| {
         let node = &cluster.nodes[0];
+        // Without a pod nothing is dropped: no line that cannot be written tells the watch that its reader has gone.
+        let mut quiet = Watch::start(node, &[]);
+        quiet.line();
+        assert_eq!(quiet.end(None), "");
         let (addresses, others) = (node.add_pod(0), node.add_pod(1));
         for signal in [Some(Signal::SIGINT), None] {
             let mut watch = Watch::start(node, &["-o", "json"]);

@@ -74,6 +74,7 @@ fn pods() -> PodDevices {
             Ipv4Addr::new(10, 244, 100, number).into(),
             Ipv6Addr::new(0xfd00, 0, 0, 0x100, 0, 0, 0, u16::from(number)).into(),
         ],
+        owner: format!("pod default/{number}"),
     };
     let interfaces = BTreeMap::from([(PODS[0].to_owned(), interface(1)), (PODS[1].to_owned(), interface(2))]);
     let mut allocated: BTreeSet<IpAddr> = interfaces.values().flat_map(|pod| pod.addresses.clone()).collect();

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_agent::datapath::kernel::LinuxKernel;
+use weft_agent::datapath::{object, programs};
 use weft_agent::model::cluster::{Cluster, Node};
 use weft_agent::overlay::pod_devices::StateDirectory;
 use weft_agent::overlay::reconcile::{Pass, Reconciler};
@@ -222,9 +223,14 @@ fn a_pod_that_ends_leaves_nothing_for_the_agent_to_put_back() {
         node.good_pass(&mut agent);
         // The namespace ends before DEL comes.
         node.sh("ip link delete $dev");
-        assert_eq!(node.good_pass(&mut agent).applied, []);
+        let pass = node.good_pass(&mut agent);
+        assert_eq!(pass.applied, []);
+        let problems = &pass.comparison.as_ref().unwrap().problems;
+        assert!(problems.len() == 1 && problems[0].reason.contains("the network of pod default/web"), "{problems:?}");
+        assert!(problems[0].next_step.contains("delete it"), "{problems:?}");
         node.plugin.del("one", "").success();
-        assert_eq!(node.good_pass(&mut agent).applied, []);
+        let pass = node.good_pass(&mut agent);
+        assert_eq!((pass.applied, &pass.comparison.unwrap().problems), (Vec::new(), &Vec::new()));
         let left = node.session.maps.endpoints().unwrap();
         assert!(node.addresses[0].iter().all(|address| !left.contains_key(address)), "{left:?}");
         assert_eq!(left.len(), 2);
@@ -304,6 +310,7 @@ fn what_others_have_on_pods_devices_survives_repairs_and_restarts() {
             assert_eq!(node.good_pass(&mut agent).repaired.is_empty(), false, "{damage}");
             assert_eq!(foreign(node), before, "after {damage}");
         }
+        programs::load(PINS.as_ref(), object::OBJECT).unwrap();
         let after_restart =
             node.session.wait(async { LinuxKernel::open(PINS.as_ref(), "/proc/sys".as_ref()) }).unwrap();
         assert_eq!(node.good_pass(&mut node.agent(&after_restart)).applied, []);

@@ -28,6 +28,8 @@ pub struct RecordedInterface {
     pub pod_mac: [u8; 6],
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
+    /// Whose it is, for people.
+    pub owner: String,
 }
 
 impl From<&Attachment> for RecordedInterface {
@@ -37,6 +39,10 @@ impl From<&Attachment> for RecordedInterface {
             host_mac: record.host_mac.0,
             pod_mac: record.pod_mac.0,
             addresses: record.addresses.clone(),
+            owner: match (&record.pod_namespace, &record.pod_name) {
+                (Some(namespace), Some(name)) => format!("pod {namespace}/{name}"),
+                _ => record.id().to_string(),
+            },
         }
     }
 }

@@ -12,6 +12,7 @@ use weft_common::entries::Endpoint;
 use weft_common::layout::map;
 
 use super::pod_devices::{PodDevices, RecordedInterface};
+use crate::model::problem::Problem;
 
 /// What the kernel holds of the pods of this node. The same type for what should be there and what is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,8 +105,17 @@ pub fn desired(pods: &PodDevices, observed: &PodState) -> PodState {
     state
 }
 
+/// A recorded host side that does not exist. Nobody can make it anew: the pod's side went with it.
+pub fn lost(device: &str, interface: &RecordedInterface) -> Problem {
+    Problem::new(
+        format!("device {device}"),
+        format!("it is gone, and with it the network of {}", interface.owner),
+        "if the pod still runs, delete it: its owner makes a new one",
+    )
+}
+
 fn add(state: &mut PodState, device: &str, interface: &RecordedInterface) {
-    let RecordedInterface { index, host_mac, pod_mac, addresses } = interface;
+    let RecordedInterface { index, host_mac, pod_mac, addresses, owner: _ } = interface;
     let present = PodDevice { index: *index, mac: *host_mac, in_group: true, up: true };
     state.devices.insert(device.to_owned(), present);
     for address in addresses {

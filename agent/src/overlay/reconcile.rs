@@ -9,7 +9,8 @@ use tracing::{debug, info, warn};
 use super::desired::{desired, too_small};
 use super::diff::diff;
 use super::plan::{Blocked, Plan, plan};
-use super::pod_devices::Records;
+use super::pod_devices::{PodDevices, Records};
+use super::pods;
 use super::repairs::Repairs;
 use super::state::{Change, OverlayState, Underlay};
 use super::{sysctls, underlay};
@@ -109,9 +110,22 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         let observed = observed.map_err(|error| blocked(&plan, &error, "see the reason; the agent tries again"))?;
         let desired = desired(&plan, &underlay, &pods, &observed);
         let mut problems = plan.problems.clone();
+        problems.extend(self.lost_devices(&pods, &observed));
         problems.extend(pods.problems);
         problems.extend(self.repairs.fights(Instant::now()));
         Ok(Comparison { plan, underlay, desired, observed, problems })
+    }
+
+    /// Pods that have lost their device.
+    fn lost_devices(&self, pods: &PodDevices, observed: &OverlayState) -> Vec<Problem> {
+        let mut lost: Vec<_> =
+            pods.interfaces.iter().filter(|(device, _)| !observed.pods.devices.contains_key(*device)).collect();
+        if !lost.is_empty() {
+            // DEL takes the record away before the device: perhaps it has just come.
+            let now = self.records.read().interfaces;
+            lost.retain(|(device, interface)| now.get(*device) == Some(*interface));
+        }
+        lost.into_iter().map(|(device, interface)| pods::lost(device, interface)).collect()
     }
 
     /// Whether a pass may find something changed of which the kernel tells nobody.

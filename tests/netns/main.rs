@@ -29,7 +29,6 @@ mod plugin_interfaces;
 mod plugin_judges;
 mod plugin_kill;
 mod plugin_kill_at_once;
-mod plugin_kill_at_once;
 mod plugin_kill_bed;
 mod plugin_node;
 mod plugin_orders;

@@ -237,27 +237,36 @@ impl Netlink {
     }
 
     /// Reads one datagram and hands over each message in it.
-    fn receive(&mut self, mut each: impl FnMut(NetlinkHeader, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    fn receive(&mut self, each: impl FnMut(NetlinkHeader, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
         self.buffer.clear();
         self.socket.recv(&mut self.buffer, 0).map_err(|source| Error::Socket { operation: "read from", source })?;
-        let mut rest = &self.buffer[..];
-        while rest.len() >= HEADER {
-            let message = NetlinkBuffer::new_checked(rest)
-                .map_err(|error| Error::Answer { what: "a request".to_owned(), reason: error.to_string() })?;
-            let mut header = NetlinkHeader::default();
-            header.message_type = message.message_type();
-            header.flags = message.flags();
-            header.sequence_number = message.sequence_number();
-            let length = message.length() as usize;
-            each(header, &rest[..length])?;
-            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-        }
-        Ok(())
+        each_message(&self.buffer, each)
     }
 }
 
-/// Reads an acknowledgement: the error number, and the kernel's words among the attributes that may follow.
-fn acknowledged(what: &str, header: NetlinkHeader, buffer: &[u8]) -> Result<(), Error> {
+/// Takes a datagram of the kernel apart and hands over each message: what its header says, and all of it.
+pub fn each_message(
+    datagram: &[u8],
+    mut each: impl FnMut(NetlinkHeader, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut rest = datagram;
+    while rest.len() >= HEADER {
+        let message = NetlinkBuffer::new_checked(rest)
+            .map_err(|error| Error::Answer { what: "a request".to_owned(), reason: error.to_string() })?;
+        let mut header = NetlinkHeader::default();
+        header.message_type = message.message_type();
+        header.flags = message.flags();
+        header.sequence_number = message.sequence_number();
+        let length = message.length() as usize;
+        each(header, &rest[..length])?;
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    Ok(())
+}
+
+/// Reads an acknowledgement: the error number, and the kernel's words among the attributes that may follow. `buffer` is the whole
+/// message.
+pub fn acknowledged(what: &str, header: NetlinkHeader, buffer: &[u8]) -> Result<(), Error> {
     let body = &buffer[HEADER..];
     let Some(number) = body.first_chunk() else {
         return Err(Error::Answer { what: what.to_owned(), reason: "the acknowledgement is too short".to_owned() });

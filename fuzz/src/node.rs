@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use serde_json::{Value, json};
@@ -45,11 +46,18 @@ pub fn call(variable: impl Fn(&str) -> Option<String>, input: &[u8]) -> Answer {
     Answer { code, output }
 }
 
-/// Lays out the node: facts of this boot, one attachment, its address and one that rests.
-pub fn lay_out() {
-    if let Err(error) = try_lay_out() {
+/// Files and their content.
+pub type Files = Vec<(PathBuf, Vec<u8>)>;
+
+/// Lays out the node: facts of this boot, one attachment, and its address. Returns what lies there, to be compared with what a call
+/// leaves: most calls are refused, and then nothing has to be laid anew.
+pub fn lay_out() -> &'static Files {
+    static LAID: OnceLock<Files> = OnceLock::new();
+    let is_laid = LAID.get().is_some_and(|laid| *laid == state_files()) && matches!(sandbox::is_tidy(), Ok(true));
+    if !is_laid && let Err(error) = try_lay_out() {
         panic!("cannot lay out the node in {STATE}: {error}");
     }
+    LAID.get_or_init(state_files)
 }
 
 fn try_lay_out() -> io::Result<()> {
@@ -85,8 +93,8 @@ pub fn state(name: &str) -> PathBuf {
 }
 
 /// All files of the state directory but for the lock, with their content.
-pub fn state_files() -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files: Vec<_> = ["", "addresses", "attachments", "resting"]
+pub fn state_files() -> Files {
+    let mut files: Files = ["", "addresses", "attachments", "resting"]
         .iter()
         .filter_map(|folder| fs::read_dir(state(folder)).ok())
         .flat_map(|entries| entries.flatten().map(|entry| entry.path()))

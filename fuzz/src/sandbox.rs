@@ -121,15 +121,19 @@ fn show(path: &Path, name: &Path, writable: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the root holds only what the sandbox began with.
+pub fn is_tidy() -> io::Result<bool> {
+    Ok(made_since()?.is_empty())
+}
+
 /// Removes what the plugin made outside of `/run` and of what the sandbox began with.
 pub fn tidy() -> io::Result<()> {
+    // Folders that the command line named are below kept ones: nothing of the machine is removed.
+    made_since()?.iter().try_for_each(fs::remove_dir_all)
+}
+
+fn made_since() -> io::Result<Vec<PathBuf>> {
     let kept = KEPT.get().map(Vec::as_slice).unwrap_or_default();
-    for entry in fs::read_dir("/")? {
-        let entry = entry?;
-        // Folders that the command line named are below kept ones: nothing of the machine is removed.
-        if !kept.contains(&entry.file_name()) {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
+    let entries = fs::read_dir("/")?.collect::<io::Result<Vec<_>>>()?;
+    Ok(entries.iter().filter(|entry| !kept.contains(&entry.file_name())).map(fs::DirEntry::path).collect())
 }

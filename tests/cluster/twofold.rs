@@ -3,17 +3,24 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
+use ipnetwork::IpNetwork;
+use serde_json::Value;
 use weft_tests::cluster::Cluster;
+use weft_tests::echo;
 use weft_tests::plan;
 use weft_tests::wiring::{Device, Network};
 
 use crate::Case;
 use crate::fixture::Fixture;
+use crate::pods::client;
 
 /// What makes these clusters hard, on any Pod network.
 pub(crate) const ANY_NETWORK: &[Case] = &[("the_kernel_would_choose_other_addresses_and_devices", hard)];
 
-pub(crate) const CASES: &[Case] = &[("pods_get_the_mtu_of_the_internal_ips_device", mtu)];
+pub(crate) const CASES: &[Case] = &[
+    ("pods_get_the_mtu_of_the_internal_ips_device", mtu),
+    ("what_a_node_binds_to_any_of_its_addresses_reaches_the_pods_of_others", bound),
+];
 
 /// The devices of each node, by its name.
 fn devices(cluster: &Cluster) -> impl Iterator<Item = (&str, Vec<Device>)> {
@@ -59,6 +66,39 @@ fn mtu(fixture: &Fixture) -> Result<()> {
     for pod in fixture.pods()? {
         let text = cluster.exec(&pod.name, ["cat", "/sys/class/net/eth0/mtu"])?;
         ensure!(text.trim() == wanted.to_string(), "{} has the MTU {} instead of {wanted}", pod.name, text.trim());
+    }
+    Ok(())
+}
+
+/// The first address of each of a node's podCIDRs.
+fn gateways(cluster: &Cluster, name: &str) -> Result<Vec<IpAddr>> {
+    let object = cluster.get(["node", name])?;
+    let ranges = object["spec"]["podCIDRs"].as_array().context("the node has podCIDRs")?;
+    let gateway = |range: &Value| {
+        let network: IpNetwork = range.as_str().context("a podCIDR is a text")?.parse()?;
+        network.iter().nth(1).context("a podCIDR has more than one address")
+    };
+    ranges.iter().map(gateway).collect()
+}
+
+/// A node's own processes may bind to any of its addresses. Pods of this node see the one that they chose; to those of others they
+/// come with the gateway's, because an answer to another one would come past the tunnel.
+fn bound(fixture: &Fixture) -> Result<()> {
+    let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
+    for (name, devices) in devices(&cluster) {
+        let (node, gateways) = (cluster.node(name)?, gateways(&cluster, name)?);
+        for own in devices.iter().flat_map(|device| &device.addresses).map(|interface| interface.address) {
+            for pod in &pods {
+                let same_family = |address: &&IpAddr| address.is_ipv4() == own.is_ipv4();
+                let address = pod.addresses.iter().find(same_family).context("a Pod has an address of each family")?;
+                let mut words = echo::ask(*address, "clientip");
+                words.extend(["--interface".to_owned(), own.to_string()]);
+                let seen = node.run(words).with_context(|| format!("{name} cannot ask {} from {own}", pod.name))?;
+                let seen = client(&seen)?;
+                let is_right = if pod.node == name { seen == own } else { gateways.contains(&seen) };
+                ensure!(is_right, "{} on {} sees {seen}, and {name} asked from {own}", pod.name, pod.node);
+            }
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use futures::{Stream, stream};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{Instrument, error, info, info_span, warn};
 use weft_cni::node_facts::{self, NodeFacts};
@@ -44,7 +45,18 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     info!(version = env!("CARGO_PKG_VERSION"), layout = LAYOUT_VERSION, "starting");
+    // Whatever is under way: every step may be the last one, because the next agent does it again.
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => info!("SIGTERM: ending; the datapath stays as it is"),
+        _ = interrupt.recv() => info!("SIGINT: ending; the datapath stays as it is"),
+        ended = work(config) => return ended,
+    }
+    Ok(())
+}
 
+/// Everything that the agent does. Ends only with an error.
+async fn work(config: Config) -> anyhow::Result<()> {
     let _lock = admin::lock(&config.state_directory)?;
     let requirements = Requirements::of_this_node(&config.pin_directory, &config.proc_sys);
     if let Some(missing) = check(&requirements) {
@@ -52,7 +64,9 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     }
 
     // Maps and programs. What an earlier agent pinned is kept where it is the same.
-    programs::load(&config.pin_directory, object::OBJECT)?;
+    let pins = config.pin_directory.clone();
+    // The kernel checks every program, which takes its time: not on the thread that listens for signals.
+    spawn_blocking(move || programs::load(&pins, object::OBJECT)).await.context("load the programs")??;
     let mut disturbances = std::pin::pin!(disturbances(Notifications::subscribe()?));
     let kernel = LinuxKernel::open(&config.pin_directory, &config.proc_sys)?;
 
@@ -96,8 +110,6 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
     let reclaim = reclaim::forever(config.state_directory.clone(), config.pin_directory.clone());
 
     tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: ending; the datapath stays as it is"),
-        _ = interrupt.recv() => info!("SIGINT: ending; the datapath stays as it is"),
         () = health => bail!("the health server ended"),
         () = metrics => bail!("the metrics server ended"),
         ended = admin => bail!("the admin server ended: {ended:?}"),
@@ -105,7 +117,6 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
         () = reconcile => bail!("the reconcile loop ended"),
         () = reclaim => bail!("the reclaim loop ended"),
     }
-    Ok(())
 }
 
 fn check(requirements: &Requirements) -> Option<String> {

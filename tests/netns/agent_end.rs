@@ -1,4 +1,4 @@
-//! SIGTERM ends the agent in under a second, whatever it is doing, and leaves everything as it is.
+//! How things end. SIGTERM ends the agent in under a second, whatever it is doing, and leaves everything as it is.
 
 use std::fs;
 use std::io::Write;
@@ -96,5 +96,20 @@ fn sigterm_in_the_middle_of_a_thousand_routes_ends_the_agent_and_the_next_one_go
         })
         .unwrap_or_else(|error| panic!("{error:#}\n{}", node.log()));
         node.wait_until_ready();
+    });
+}
+
+#[test]
+fn what_a_killed_call_of_the_plugin_left_is_taken_back_within_seconds() {
+    AgentCluster::run(DUAL, 1, |cluster| {
+        let node = &cluster.nodes[0];
+        node.add_pod(0);
+        let before = node.kernel();
+        let mark = node.folder.join("run/attachments/killed@eth0.new");
+        fs::write(&mark, "").unwrap();
+        wait::until_true(Duration::from_secs(20), "the mark to go", || !mark.exists())
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", node.log()));
+        assert!(node.log().contains("taken back"), "{}", node.log());
+        assert_eq!(node.kernel(), before, "nothing of a living pod is touched");
     });
 }

@@ -5,6 +5,7 @@
 //! against Debian's ptp plugin: it tells faults of the test bed from ours.
 
 mod agent;
+mod api_server;
 mod churn;
 mod fixture;
 mod host;

@@ -12,8 +12,8 @@ use weft_tests::wiring::Wiring;
 
 use crate::fixture::{Fixture, Network};
 use crate::{
-    Case, agent, churn, host, ipv6_alone, kubelet, large, nodes, outcome, pods, rbac, reboot, runtimes, survival_agent,
-    survival_runtime, twofold,
+    Case, agent, api_server, churn, host, ipv6_alone, kubelet, large, nodes, outcome, pods, rbac, reboot, runtimes,
+    survival_agent, survival_runtime, twofold,
 };
 
 /// A kind of cluster.
@@ -74,6 +74,7 @@ impl Topology {
                     rbac::CASES,
                     survival_agent::CASES,
                     survival_runtime::CASES,
+                    api_server::CASES,
                     churn::CASES,
                     reboot::CASES,
                 ]

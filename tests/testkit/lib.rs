@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod command;
 pub mod containerd;
 mod control_plane;
+pub mod control_process;
 pub mod echo;
 pub mod image;
 pub mod images;

@@ -20,10 +20,10 @@ pub(crate) struct Killed<'a> {
 pub(crate) fn kill<'a>(node: &'a Node, program: &'static str) -> Result<Killed<'a>> {
     let pid = node.run(["pgrep", "--exact", program])?.trim().to_owned();
     let kept = format!("/run/killed-{program}");
-    // Its log is a file of the host; a process that keeps it open is the node's way to it.
+    // Its log is a file of the host; a process that keeps it open is the node's way to it. It is opened before anything is killed.
     let keep = format!(
-        "rm -rf {kept} && mkdir {kept} && cp /proc/{pid}/cmdline /proc/{pid}/environ {kept} && \
-         (exec setsid sleep 600 >/proc/{pid}/fd/1 2>&1 </dev/null & echo $! >{kept}/log) && kill -KILL {pid}"
+        "rm -rf {kept} && mkdir {kept} && cp /proc/{pid}/cmdline /proc/{pid}/environ {kept} && exec 3>>/proc/{pid}/fd/1 && \
+         {{ setsid sleep 600 >&3 2>&1 </dev/null 3>&- & echo $! >{kept}/log; }} && kill -KILL {pid}"
     );
     node.run(["sh", "-c", &keep])?;
     wait::until(LIMIT, "a killed process to end", || {

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use weft_tests::netns::View;
 use weft_tests::traffic::{Traffic, Way};
 
-use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, LIMIT, internal_ips};
+use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, internal_ips};
 
 /// Kills of each agent while it starts, and of an agent that is ready.
 const WHILE_STARTING: u32 = 12;
@@ -47,7 +47,7 @@ fn agents_killed_at_every_moment_of_their_start_lose_no_packet_and_reset_no_stre
     AgentCluster::run(DUAL, 2, |cluster| {
         let [one, two] = cluster.nodes.as_slice() else { panic!("two nodes") };
         let ways = ways(one, two);
-        let took = start_time(one).min(LIMIT);
+        let took = start_time(one);
         let before = [one.kernel(), two.kernel()];
         let traffic = Traffic::start(&ways, Duration::from_millis(5)).unwrap();
         for kill in 0..WHILE_STARTING + WHEN_READY {

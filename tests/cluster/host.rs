@@ -61,19 +61,23 @@ fn pods_to_nodes(fixture: &Fixture) -> Result<()> {
     result
 }
 
+/// Every Pod asks and pings every address of every node.
 fn ask_nodes(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
     for pod in pods {
         for (position, node) in cluster.nodes().iter().enumerate() {
             let devices = cluster.wiring().devices(cluster.family(), position + 1);
-            for interface in devices.iter().flat_map(|device| &device.addresses) {
-                let (host, address) = (url_host(interface.address), interface.address);
-                let ask = format!(
-                    "curl --silent --show-error --fail --globoff --max-time 10 'http://{host}:{NODE_PORT}/hostname'"
-                );
-                let answer =
-                    cluster.exec(&pod.name, ["sh", "-c", &format!("{ask} && ping -q -c 1 -W 5 {address} >&2")])?;
-                ensure!(answer == node.name(), "{address} answered {answer}, not {}", node.name());
-            }
+            let addresses = devices.iter().flat_map(|device| &device.addresses).map(|interface| interface.address);
+            let ask = |address: IpAddr| {
+                let url = format!("http://{}:{NODE_PORT}/hostname", url_host(address));
+                format!(
+                    "curl --silent --show-error --fail --globoff --max-time 10 '{url}' || echo {address} does not answer; echo; \
+                     ping -q -c 1 -W 5 {address} > /tmp/ping || cat /tmp/ping;"
+                )
+            };
+            let script: String = addresses.map(ask).collect();
+            let answers = cluster.exec(&pod.name, ["sh", "-c", &script])?;
+            let all_right = answers.lines().all(|answer| answer == node.name());
+            ensure!(all_right && !answers.is_empty(), "{} on {} got: {answers}", pod.name, pod.node);
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use weft_tests::cluster::Cluster;
 use weft_tests::echo::{self, Pod};
 use weft_tests::node::Node;
@@ -35,7 +35,7 @@ fn runtime_killed(fixture: &Fixture) -> Result<()> {
                 // The Pod is wanted while nobody can make it.
                 let name = format!("meanwhile-{round}-{}", node.name());
                 let pod = std::thread::scope(|scope| {
-                    let pod = scope.spawn(|| run_pod(cluster, &name, node.name(), &json!({})));
+                    let pod = scope.spawn(|| run_pod(cluster, &name, node.name(), &when_it_answers()));
                     killed.into_iter().try_for_each(Killed::start)?;
                     pod.join().map_err(|_| anyhow!("the thread that made a Pod panicked"))?
                 })?;
@@ -47,6 +47,11 @@ fn runtime_killed(fixture: &Fixture) -> Result<()> {
         eprintln!("survival: kubelet and containerd were killed in {:.1?}", began.elapsed());
         wait::until(LIMIT, "everything to be as it was", || Leavings::of(cluster)?.check_same_as(&before))
     })
+}
+
+/// A Pod with this is Ready when its server is, not as soon as the process runs.
+fn when_it_answers() -> Value {
+    json!({"readinessProbe": {"httpGet": {"path": "/hostname", "port": echo::PORT}, "periodSeconds": 1}})
 }
 
 fn all_nodes_reach(cluster: &Cluster, pod: &Pod) -> Result<()> {
@@ -65,7 +70,7 @@ fn pause_killed(fixture: &Fixture) -> Result<()> {
     undisturbed(fixture, |cluster| {
         let before = Leavings::of(cluster)?;
         let node = cluster.nodes().last().context("there are nodes")?;
-        let mut pod = run_pod(cluster, VICTIM, node.name(), &json!({}))?;
+        let mut pod = run_pod(cluster, VICTIM, node.name(), &when_it_answers())?;
         for _ in 0..2 {
             kill_pause(node, &pod)?;
             pod = returned(cluster, &pod)?;

@@ -10,6 +10,7 @@ use weft_agent::datapath::{object, programs};
 use weft_agent::model::cluster::{Cluster, Node};
 use weft_agent::overlay::pod_devices::StateDirectory;
 use weft_agent::overlay::reconcile::{Pass, Reconciler};
+use weft_agent::overlay::state::Change;
 use weft_cni::lock::Lock;
 use weft_common::entries::Endpoint;
 use weft_tests::netns::Namespace;
@@ -163,7 +164,7 @@ fn whatever_somebody_changes_on_the_host_side_of_a_pod_is_put_back_and_traffic_f
         for (damage, kinds) in DAMAGE {
             node.sh(damage);
             let repaired = node.good_pass(&mut agent).repaired;
-            let found: BTreeSet<_> = repaired.iter().map(|change| change.kind()).collect();
+            let found: BTreeSet<_> = repaired.iter().map(Change::kind).collect();
             assert_eq!(found, kinds.iter().copied().collect(), "{damage}: {repaired:?}");
             assert_eq!(node.ours(), before, "after {damage}");
             node.traffic_flows();
@@ -207,7 +208,7 @@ fn entries_of_pods_are_put_back_and_those_of_nobody_go_but_not_under_the_plugins
         let lock = Lock::acquire(&node.plugin.file(""), LIMIT).unwrap();
         node.sh("ip route delete $v4/32");
         let pass = node.pass(&mut agent);
-        assert_eq!(pass.repaired.iter().map(|change| change.kind()).collect::<Vec<_>>(), ["set_pod_route"]);
+        assert_eq!(pass.repaired.iter().map(Change::kind).collect::<Vec<_>>(), ["set_pod_route"]);
         assert!(pass.is_in_sync() && pass.failures[0].reason.contains("held the lock"), "{:?}", pass.failures);
         assert!(maps.endpoints().unwrap().contains_key(&stranger));
         drop(lock);
@@ -307,7 +308,7 @@ fn what_others_have_on_pods_devices_survives_repairs_and_restarts() {
             "rm $pins/*_pod $pins/NODES",
         ] {
             node.sh(damage);
-            assert_eq!(node.good_pass(&mut agent).repaired.is_empty(), false, "{damage}");
+            assert!(!node.good_pass(&mut agent).repaired.is_empty(), "{damage}");
             assert_eq!(foreign(node), before, "after {damage}");
         }
         programs::load(PINS.as_ref(), object::OBJECT).unwrap();

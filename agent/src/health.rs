@@ -5,6 +5,9 @@
 //! | `/livez` | the reconcile loop runs | the DaemonSet's liveness probe |
 //! | `/readyz` | this node can take pods: the kernel is in sync, plugin and configuration are installed | the DaemonSet's readiness probe |
 //! | `/healthz` | the same, and the Node is not being deleted | load balancers in front of the nodes |
+//!
+//! An API server that is away changes none of them: everything goes on. The body says it (`apiServer`), as do `weft status` and the
+//! metrics.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -16,6 +16,9 @@ const PROMISED: Duration = Duration::from_secs(5);
 const GONE: &str = "cannot be used; everything in the kernel stays";
 const BACK: &str = "connected again";
 
+/// An outage: its name, how it begins, and how it ends.
+type Outage<'a> = (&'static str, &'a dyn Fn(), &'a dyn Fn());
+
 /// Routes that a node has in a cluster of these nodes.
 fn routes_of(numbers: &[u8]) -> Vec<String> {
     numbers.iter().flat_map(|number| DUAL.pods.iter().map(|family| pod_cidr(*number, *family))).collect()
@@ -54,7 +57,7 @@ fn every_kind_of_outage_leaves_the_node_working_and_ends_in_five_seconds_and_in_
         // Packets vanish: no RST and no FIN comes.
         let swallow = "nft add table inet hole && nft add chain inet hole in '{ type filter hook input priority 0; }' && \
                        nft add rule inet hole in tcp dport 8080 drop";
-        let outages: [(&str, &dyn Fn(), &dyn Fn()); 4] = [
+        let outages: [Outage<'_>; 4] = [
             ("it is gone", &|| cluster.api.set_away(true), &|| cluster.api.set_away(false)),
             ("packets vanish", &|| drop(hole(swallow)), &|| drop(hole("nft delete table inet hole"))),
             ("it hangs", &|| cluster.api.set_fault(Fault::Hang), &|| cluster.api.set_fault(Fault::None)),

@@ -23,7 +23,7 @@ impl Nodes {
 
     /// A whole list: it is the truth, whatever we knew before. Where this node is not in it, nothing is changed (see
     /// [`crate::overlay::plan`]).
-    pub(super) fn replace(&mut self, list: Vec<NodeObject>) {
+    pub(super) fn replace(&mut self, list: &[NodeObject]) {
         self.current = list.iter().map(entry).collect();
         self.publish();
     }
@@ -76,8 +76,8 @@ mod tests {
     fn a_list_replaces_what_was_known_before() {
         let (sender, receiver) = watch::channel(None);
         let mut nodes = Nodes::new(sender);
-        nodes.replace(vec![object("one"), object("two")]);
-        nodes.replace(vec![object("two")]);
+        nodes.replace(&[object("one"), object("two")]);
+        nodes.replace(&[object("two")]);
         nodes.set(&object("three"));
         let cluster = receiver.borrow().clone().unwrap();
         assert_eq!(cluster.nodes.keys().collect::<Vec<_>>(), ["three", "two"]);

@@ -141,7 +141,7 @@ impl Watcher {
                 };
                 let version = version.ok_or_else(|| End::Failed(nonsense()))?;
                 self.contact.listed();
-                self.nodes.replace(nodes);
+                self.nodes.replace(&nodes);
                 return Ok(version);
             }
         }

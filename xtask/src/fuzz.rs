@@ -105,7 +105,9 @@ struct Folders {
 
 impl Folders {
     fn of(target: &str) -> Result<Self> {
-        let (own, tree) = (cache::folder().join("fuzz").join(target), tree::top().join("fuzz"));
+        let own = cache::folder().join("fuzz").join(target);
+        // Without `..`: the sandbox shows what the command line names, and nothing beside it.
+        let tree = tree::top().join("fuzz").canonicalize().context("the tree has no folder fuzz")?;
         let folders = Self {
             corpus: own.join("corpus"),
             crashes: own.join("crashes"),

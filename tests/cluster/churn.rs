@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 fn come_and_go(fixture: &Fixture) -> Result<()> {
     let cluster = fixture.cluster()?;
     agents(&cluster)?;
-    let (before, began) = (Leavings::of(&cluster)?, Instant::now());
+    let (before, began) = (Leavings::settled(&cluster)?, Instant::now());
     let ended = AtomicBool::new(false);
     let (churned, killed) = std::thread::scope(|scope| {
         let killer = scope.spawn(|| kill_until(&cluster, &ended));

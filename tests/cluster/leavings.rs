@@ -1,16 +1,21 @@
 //! What Pods could leave behind on a node, as others see it: files, devices, routes, map entries.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use weft_tests::cluster::Cluster;
 use weft_tests::node::Node;
+use weft_tests::wait;
 
 use crate::survival::maps;
 
 /// One line a thing, under the node and the kind of thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leavings(BTreeMap<String, Vec<String>>);
+
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Commands that show each kind.
 const KINDS: [(&str, &str); 9] = [
@@ -27,6 +32,33 @@ const KINDS: [(&str, &str); 9] = [
 ];
 
 impl Leavings {
+    /// Everything of these kinds when the Pods of earlier cases have gone: each Pod that there is has its attachment, and no
+    /// attachment is without its Pod.
+    pub(crate) fn settled(cluster: &Cluster) -> Result<Self> {
+        wait::until(LIMIT, "the Pods of earlier cases to go", || {
+            let pods = cluster.get(["pods", "--all-namespaces"])?;
+            let pods = pods["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let going = pods.iter().find(|pod| !pod["metadata"]["deletionTimestamp"].is_null());
+            ensure!(
+                going.is_none(),
+                "a Pod is still there: {}",
+                going.map_or(&Value::Null, |pod| &pod["metadata"]["name"])
+            );
+            for node in cluster.nodes() {
+                let attached = |pod: &&Value| {
+                    pod["spec"]["nodeName"] == node.name()
+                        && pod["spec"]["hostNetwork"] != true
+                        && matches!(pod["status"]["phase"].as_str(), Some("Pending" | "Running"))
+                };
+                let expected = pods.iter().filter(attached).count();
+                let found = node.run(["sh", "-c", "ls /run/weft/attachments"])?.lines().count();
+                ensure!(found == expected, "{} has {found} attachments and {expected} Pods", node.name());
+            }
+            Ok(())
+        })?;
+        Self::of(cluster)
+    }
+
     /// Everything of these kinds that is on the nodes now.
     pub(crate) fn of(cluster: &Cluster) -> Result<Self> {
         let mut all = BTreeMap::new();

@@ -34,7 +34,7 @@ fn rebooted(fixture: &Fixture) -> Result<()> {
         for guest in GUESTS {
             run_pod(&cluster, guest, &node, &json!({}))?;
         }
-        (node, Leavings::of(&cluster)?)
+        (node, Leavings::settled(&cluster)?)
     };
     fixture.change()?.reboot(&name)?;
     let cluster = fixture.cluster()?;

@@ -57,7 +57,7 @@ fn loopback(fixture: &Fixture) -> Result<()> {
 
 fn many(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let before = Leavings::of(&cluster)?;
+    let before = Leavings::settled(&cluster)?;
     let names: Vec<(String, &Node)> = cluster
         .nodes()
         .iter()

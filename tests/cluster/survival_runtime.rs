@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 fn runtime_killed(fixture: &Fixture) -> Result<()> {
     undisturbed(fixture, |cluster| {
-        let (before, began) = (Leavings::of(cluster)?, Instant::now());
+        let (before, began) = (Leavings::settled(cluster)?, Instant::now());
         for (round, programs) in [&["kubelet"][..], &["containerd"], &["containerd", "kubelet"]].iter().enumerate() {
             for node in cluster.nodes() {
                 let killed = programs.iter().map(|program| kill(node, program)).collect::<Result<Vec<_>>>()?;
@@ -68,7 +68,7 @@ const VICTIM: &str = "victim";
 
 fn pause_killed(fixture: &Fixture) -> Result<()> {
     undisturbed(fixture, |cluster| {
-        let before = Leavings::of(cluster)?;
+        let before = Leavings::settled(cluster)?;
         let node = cluster.nodes().last().context("there are nodes")?;
         let mut pod = run_pod(cluster, VICTIM, node.name(), &when_it_answers())?;
         for _ in 0..2 {

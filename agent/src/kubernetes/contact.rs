@@ -47,6 +47,8 @@ struct Failing {
     kind_since: Instant,
     /// What the log says of it; `None` while it may be over in a moment.
     told: Option<Kind>,
+    /// A question was answered since the last failure.
+    answered: bool,
 }
 
 /// Keeps [`ApiServer`].
@@ -74,6 +76,12 @@ impl Contact {
     /// It sent something.
     pub(super) fn heard(&self) {
         self.server.send_modify(|server| server.heard = Some(Instant::now()));
+    }
+
+    /// It answered a question. Says whether that is the first sign of it after a failure.
+    pub(super) fn answered(&mut self) -> bool {
+        self.heard();
+        self.failing.as_mut().is_some_and(|failing| !std::mem::replace(&mut failing.answered, true))
     }
 
     /// It sent the whole list.
@@ -111,7 +119,8 @@ impl Contact {
     pub(super) fn failed(&mut self, failure: &Failure, since: Instant) {
         let now = Instant::now();
         let kind = failure.kind;
-        let failing = self.failing.get_or_insert(Failing { since, kind, kind_since: now, told: None });
+        let failing = self.failing.get_or_insert(Failing { since, kind, kind_since: now, told: None, answered: false });
+        failing.answered = false;
         if failing.kind != kind {
             (failing.kind, failing.kind_since) = (kind, now);
         }

@@ -16,6 +16,8 @@ use super::failure::Failure;
 pub(super) const QUIET: Duration = Duration::from_secs(15);
 /// The same of a request that has no answer yet.
 pub(super) const SLOW: Duration = Duration::from_secs(3);
+/// The same while requests fail: the promise of [`super::backoff`] counts from the server's return.
+const SOON: Duration = Duration::from_secs(1);
 /// Wait between questions without an answer. The next does not wait for the last, which may have gone into a hole.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Unanswered questions for so long mean that the server is away.
@@ -23,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// After so long an answer is no longer waited for.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
-/// Waits for `work`, and asks after `patience` whether the server is there. `None`: the server went away and came back meanwhile, and the work may wait on a connection that the outage has
-/// cut off without a word.
+/// Waits for `work`, and asks after `patience` whether the server is there. `None`: the server went away and came back
+/// meanwhile, and the work may wait on a connection that the outage has cut off without a word.
 pub(super) async fn supervised<T>(
     client: &kube::Client,
     contact: &mut Contact,
@@ -34,7 +36,7 @@ pub(super) async fn supervised<T>(
     let mut work = pin!(work);
     let began = Instant::now();
     let mut questions = FuturesUnordered::new();
-    let mut next = began + patience;
+    let mut next = began + if contact.is_failing() { SOON } else { patience };
     let mut unanswered: Option<Instant> = None;
     let mut lost = false;
     loop {
@@ -42,17 +44,19 @@ pub(super) async fn supervised<T>(
             biased;
             done = &mut work => return Some(done),
             Some(answer) = questions.next(), if !questions.is_empty() => match answer {
-                Ok(()) if lost => return None,
                 Ok(()) => {
-                    contact.heard();
+                    // What we sent before the return may have gone into the hole. A list that is only slow is sent anew once.
+                    if contact.answered() || lost {
+                        return None;
+                    }
                     questions.clear();
                     unanswered = None;
                     next = Instant::now() + QUIET;
                 }
+                // The next question does not wait for this: old ones go on failing after the server's return.
                 Err(failure) => {
                     contact.failed(&failure, unanswered.unwrap_or(began));
                     lost = true;
-                    next = next.max(Instant::now() + spread(AGAIN / 2, AGAIN / 2));
                 }
             },
             () = sleep_until(next) => {

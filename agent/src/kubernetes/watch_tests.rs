@@ -307,6 +307,28 @@ async fn five_minutes_without_an_api_server_end_within_five_seconds_of_its_retur
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_return_at_any_moment_of_a_request_that_hangs_is_noticed_as_soon() {
+    let world = World::new(&["a"]);
+    Agent::run(&world, async |mut agent| {
+        agent.wait_for(&["a"]).await;
+        let mut expected = vec!["a".to_owned()];
+        // A request is given up after 75 s, and another one follows.
+        for moment in 0..100_u64 {
+            world.set(Mode::Swallow);
+            sleep(Duration::from_secs(20)).await;
+            expected.push(format!("b{moment:02}"));
+            world.add(&expected[expected.len() - 1]);
+            sleep(Duration::from_millis(50_000 + moment * 250)).await;
+            world.set(Mode::Serve);
+            let took = agent.wait_for(&expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            assert!(took < PROMISED, "{moment}: {took:?}");
+            agent.wait_until_connected().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_swallows_an_open_watch_is_noticed_and_the_watch_begins_anew() {
     let world = World::new(&["a"]);
     Agent::run(&world, async |mut agent| {

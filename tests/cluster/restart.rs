@@ -38,10 +38,12 @@ impl Killed<'_> {
     /// Starts it again.
     pub(crate) fn start(self) -> Result<()> {
         let Self { node, program, kept } = self;
-        // Whoever starts it ends, so that it belongs to the node's first process.
+        // Whoever starts it ends, so that it belongs to the node's first process. What ends by itself is started again, as kubelet
+        // does while containerd is not ready; xargs then answers 123, and something else where the program was killed.
         let start = format!(
             "keeper=$(cat {kept}/log); \
-             xargs -0 -a {kept}/environ sh -c 'xargs -0 -a {kept}/cmdline setsid env -i \"$@\"' sh >>/proc/$keeper/fd/1 2>&1 </dev/null & \
+             xargs -0 -a {kept}/environ sh -c 'until xargs -0 -a {kept}/cmdline setsid env -i \"$@\"; [ $? -ne 123 ]; do sleep 0.2; done' sh \
+             >>/proc/$keeper/fd/1 2>&1 </dev/null & \
              until pgrep --exact {program} >/dev/null; do sleep 0.05; done; kill $keeper"
         );
         node.run(["timeout", "20", "bash", "-c", &start]).map(drop).with_context(|| format!("{program} did not start"))

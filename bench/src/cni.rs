@@ -62,6 +62,8 @@ pub(crate) fn run(counts: &Counts, family: Family, weft: &Path, json: Option<&Pa
         write(path, &plugins, &results).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if endurance > 0 {
+        // A node without the bridge of a peer, which goes down with its last pod.
+        let node = Namespace::new("node")?;
         endurance::run(&plugins[0], &node, &plugins::state(instance.folder()), &pins, endurance)?;
     }
     Ok(())

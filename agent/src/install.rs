@@ -216,6 +216,8 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ins
 
 #[cfg(test)]
 mod tests {
+    use weft_common::layout::LAYOUT_VERSION;
+
     use super::*;
 
     struct Node(tempfile::TempDir);
@@ -258,7 +260,7 @@ mod tests {
 
     fn facts() -> NodeFacts {
         NodeFacts {
-            layout: 1,
+            layout: LAYOUT_VERSION,
             boot_id: node_facts::boot_id().unwrap(),
             node: "one".to_owned(),
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],

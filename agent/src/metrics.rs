@@ -202,8 +202,8 @@ mod tests {
             Failure { kind: "set_node", object: "map".to_owned(), reason: "full".to_owned(), essential: true };
         let pass = Pass {
             comparison: Ok(Arc::new(comparison)),
-            applied: vec![Change::SetConfig],
-            repaired: vec![Change::SetConfig],
+            applied: vec![Change::SetConfig(1450)],
+            repaired: vec![Change::SetConfig(1450)],
             failures: vec![failure],
         };
         (pass, cluster)

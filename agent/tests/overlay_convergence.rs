@@ -36,7 +36,12 @@ fn gateway() -> impl Strategy<Value = IpAddr> {
 }
 
 fn entry() -> impl Strategy<Value = NodeEntry> {
-    (address(), any::<bool>()).prop_map(|(tunnel, local)| NodeEntry { tunnel, local })
+    (address(), address(), any::<bool>(), option::of(1..5u32)).prop_map(|(tunnel, source, local, underlay)| NodeEntry {
+        tunnel,
+        source,
+        local,
+        underlay,
+    })
 }
 
 fn route() -> impl Strategy<Value = RouteKind> {
@@ -160,8 +165,8 @@ prop_compose! {
         addresses in btree_set(gateway(), 0..4),
         routes in btree_map(pod_cidr(), route(), 0..8),
         nodes in btree_map(pod_cidr(), entry(), 0..8),
-        node_addresses in btree_map(address(), entry(), 0..8),
-        configured in any::<bool>(),
+        node_addresses in btree_map(address(), entry().prop_map(NodeEntry::of_address), 0..8),
+        configured in option::of(1280..1600u32),
         masquerade in option::of(btree_set(pod_cidr(), 0..3)),
         sysctls in proptest::collection::vec(sysctl(), 0..6),
         filters in proptest::collection::vec(filter(), 0..6),
@@ -173,7 +178,7 @@ prop_compose! {
         OverlayState {
             addresses: if exists { addresses } else { BTreeSet::new() },
             routes: routes.into_iter().filter(|(_, route)| exists || !matches!(route, RouteKind::Overlay { .. })).collect(),
-            configured: exists && configured,
+            configured: configured.filter(|_| exists),
             filters: filters.into_iter().filter(|(place, _)| {
                 if place.device == "weft0" { exists } else { pods.devices.contains_key(&place.device) }
             }).collect(),

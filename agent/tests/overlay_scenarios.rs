@@ -49,6 +49,11 @@ fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
 }
 
+/// An entry of the map NODES of the node that has the address 192.0.2.1.
+fn node_entry(tunnel: &str, local: bool) -> NodeEntry {
+    NodeEntry { tunnel: ip(tunnel), source: ip("192.0.2.1"), local, underlay: None }
+}
+
 fn overlay_route(source: &str, destination: &str, preferred: &str) -> RouteKind {
     RouteKind::Overlay {
         tunnel_source: ip(source),
@@ -80,8 +85,7 @@ fn dual_stack_nodes_reach_both_families_over_the_first_family_of_their_addresses
             (net("fd00:0:0:2::/64"), overlay_route("192.0.2.1", "192.0.2.2", "fd00:0:0:1::1")),
         ])
     );
-    let (local, remote) =
-        (NodeEntry { tunnel: ip("192.0.2.1"), local: true }, NodeEntry { tunnel: ip("192.0.2.2"), local: false });
+    let (local, remote) = (node_entry("192.0.2.1", true), node_entry("192.0.2.2", false));
     assert_eq!(
         state.nodes,
         BTreeMap::from([
@@ -94,10 +98,10 @@ fn dual_stack_nodes_reach_both_families_over_the_first_family_of_their_addresses
     assert_eq!(
         state.node_addresses,
         BTreeMap::from([
-            (ip("192.0.2.1"), local),
-            (ip("2001:db8::1"), local),
-            (ip("192.0.2.2"), remote),
-            (ip("2001:db8::2"), remote),
+            (ip("192.0.2.1"), local.of_address()),
+            (ip("2001:db8::1"), local.of_address()),
+            (ip("192.0.2.2"), remote.of_address()),
+            (ip("2001:db8::2"), remote.of_address()),
         ])
     );
     assert_eq!(state.masquerade, Some(BTreeSet::from([net("10.244.1.0/24"), net("fd00:0:0:1::/64")])));
@@ -157,11 +161,11 @@ fn a_node_that_comes_back_with_another_range_and_address_takes_the_place_of_the_
     let before = cluster([node("one", "192.0.2.1", "10.244.1.0/24"), node("two", "192.0.2.2", "10.244.2.0/24")]);
     let after = cluster([node("one", "192.0.2.1", "10.244.1.0/24"), node("two", "192.0.2.3", "10.244.7.0/24")]);
     let (before, after) = (state(&plan(&before, "one").unwrap()), state(&plan(&after, "one").unwrap()));
-    let entry = NodeEntry { tunnel: ip("192.0.2.3"), local: false };
+    let entry = node_entry("192.0.2.3", false);
     assert_eq!(
         diff(&after, &before),
         [
-            Change::SetNodeAddress(ip("192.0.2.3"), entry),
+            Change::SetNodeAddress(ip("192.0.2.3"), entry.of_address()),
             Change::SetNode(net("10.244.7.0/24"), entry),
             Change::SetRoute(net("10.244.7.0/24"), overlay_route("192.0.2.1", "192.0.2.3", "10.244.1.1")),
             Change::RemoveRoute(net("10.244.2.0/24")),

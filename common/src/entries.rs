@@ -20,8 +20,12 @@ pub struct Endpoint {
 pub struct Node {
     /// The address that the overlay uses between this node and that one. It is also the node's identity: see [`NodeAddress`].
     pub tunnel: AddressBytes,
+    /// Our own address of the same family: the outer source. For the node that we run on, its `tunnel`.
+    pub source: AddressBytes,
     /// [`LOCAL`] or 0.
     pub flags: u32,
+    /// Index of the device by which packets leave for that node, past the VXLAN device; 0 where they must go by the latter.
+    pub underlay_ifindex: u32,
 }
 
 /// A node's InternalIP: what may stand in an outer header.
@@ -43,12 +47,14 @@ pub const LOCAL: u32 = 1;
 pub struct Config {
     /// Index of the VXLAN device.
     pub overlay_ifindex: u32,
+    /// Largest IP packet, in bytes, that fits into the tunnel: the MTU of the VXLAN device.
+    pub pod_mtu: u32,
 }
 
 const _: () = assert!(size_of::<Endpoint>() == 16);
-const _: () = assert!(size_of::<Node>() == 20);
+const _: () = assert!(size_of::<Node>() == 40);
 const _: () = assert!(size_of::<NodeAddress>() == 20);
-const _: () = assert!(size_of::<Config>() == 4);
+const _: () = assert!(size_of::<Config>() == 8);
 
 /// Most pod addresses on a node (two families a pod).
 pub const MAX_ENDPOINTS: u32 = 4096;

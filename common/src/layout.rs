@@ -1,10 +1,10 @@
 //! Names and places: the pin directory, the maps and programs in it, the devices and the wire format.
 
 /// Version of everything that is pinned. It is part of the pin directory's path.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Where bpffs holds the maps and programs of this layout, on the node and in the agent's container.
-pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/weft/v1";
+pub const PIN_DIRECTORY: &str = "/sys/fs/bpf/weft/v2";
 
 /// The VXLAN device, one a node, in external (collect metadata) mode.
 pub const OVERLAY_DEVICE: &str = "weft0";
@@ -51,7 +51,9 @@ pub mod program {
     pub const TO_POD: &str = "to_pod";
     /// clsact ingress of [`super::OVERLAY_DEVICE`]: what the kernel decapsulated.
     pub const FROM_OVERLAY: &str = "from_overlay";
+    /// clsact ingress of the devices below the overlay: VXLAN packets, before the kernel's own decapsulation.
+    pub const FROM_UNDERLAY: &str = "from_underlay";
 
     /// All programs.
-    pub const ALL: [&str; 3] = [FROM_POD, TO_POD, FROM_OVERLAY];
+    pub const ALL: [&str; 4] = [FROM_POD, TO_POD, FROM_OVERLAY, FROM_UNDERLAY];
 }

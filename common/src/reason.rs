@@ -10,11 +10,13 @@ pub enum Program {
     ToPod = 1,
     /// What the VXLAN device received.
     FromOverlay = 2,
+    /// What a device below the overlay received.
+    FromUnderlay = 3,
 }
 
 impl Program {
     /// All programs, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::FromPod, Self::ToPod, Self::FromOverlay];
+    pub const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromOverlay, Self::FromUnderlay];
 
     /// The name in metrics and tables: that of the program in `layout::program`.
     pub const fn name(self) -> &'static str {
@@ -22,6 +24,7 @@ impl Program {
             Self::FromPod => crate::layout::program::FROM_POD,
             Self::ToPod => crate::layout::program::TO_POD,
             Self::FromOverlay => crate::layout::program::FROM_OVERLAY,
+            Self::FromUnderlay => crate::layout::program::FROM_UNDERLAY,
         }
     }
 }
@@ -71,6 +74,20 @@ reasons! {
     InnerSourceMismatch = 10, "inner_source_mismatch";
     /// The inner destination is neither a pod of this node, nor in its podCIDR, nor an address of the node itself.
     NotForThisNode = 11, "not_for_this_node";
+    /// The outer destination is not an InternalIP of this node; nodes send to those only.
+    OuterDestinationUnknown = 12, "outer_destination_unknown";
+    /// The VXLAN header has a flag or a reserved bit that RFC 7348 does not know.
+    BadVxlanHeader = 13, "bad_vxlan_header";
+    /// A pod sent UDP to the VXLAN port of a node: it would arrive with the address of the pod's node.
+    VxlanFromPod = 14, "vxlan_from_pod";
+    /// An IPv4 source route option, or an IPv6 routing header with segments left: it leads past what is checked.
+    SourceRouted = 15, "source_routed";
+    /// IPv6 extension headers or IPv4 options that are malformed, more than anybody sends, or cut off before the transport header.
+    BadHeaderChain = 16, "bad_header_chain";
+    /// A pod sent to a loopback address; the node's own is not its business.
+    LoopbackDestination = 17, "loopback_destination";
+    /// The underlay marked congestion on a packet whose sender cannot hear of it (RFC 6040, section 4.2).
+    CongestionUnheard = 18, "congestion_unheard";
 }
 
 /// Reasons that the counter map has room for, a program. More than there are, so that a new reason needs no new layout.

@@ -70,7 +70,7 @@ fn try_lay_out() -> io::Result<()> {
         fs::create_dir_all(state(folder))?;
     }
     let facts = NodeFacts {
-        layout: 1,
+        layout: 2,
         boot_id: node_facts::boot_id().map_err(io::Error::other)?,
         node: "node-1".to_owned(),
         pod_cidrs: ["10.244.1.0/24", "fd00:10:244:1::/64"].iter().filter_map(|text| text.parse().ok()).collect(),

@@ -59,7 +59,7 @@ impl Datapath {
     /// - node 2 has the tunnel address 192.0.2.2, node 3 has 2001:db8::3.
     pub(crate) fn load() -> Self {
         let datapath = Self::load_unconfigured();
-        datapath.maps.set_config(Config { overlay_ifindex: 9 }).unwrap();
+        datapath.maps.set_config(Config { overlay_ifindex: 9, pod_mtu: 1430 }).unwrap();
         datapath
     }
 
@@ -69,10 +69,12 @@ impl Datapath {
         programs::load(pins(), OBJECT).unwrap();
         let maps = Maps::open(pins()).unwrap();
         for (node, tunnel) in [(1, "192.0.2.1"), (2, "192.0.2.2"), (3, "2001:db8::3")] {
-            let entry = NodeEntry { tunnel: tunnel.parse().unwrap(), local: node == 1 };
+            let tunnel: IpAddr = tunnel.parse().unwrap();
+            let source = if tunnel.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" }.parse().unwrap();
+            let entry = NodeEntry { tunnel, source, local: node == 1, underlay: None };
             maps.set_node(format!("10.244.{node}.0/24").parse().unwrap(), entry).unwrap();
             maps.set_node(format!("fd00:10:244:{node}::/64").parse().unwrap(), entry).unwrap();
-            maps.set_node_address(entry.tunnel, entry).unwrap();
+            maps.set_node_address(entry.tunnel, entry.of_address()).unwrap();
         }
         for address in ["10.244.1.10", "fd00:10:244:1::10"] {
             let own = Endpoint { ifindex: OWN_DEVICE, pod_mac: [2; 6], host_mac: [4; 6] };

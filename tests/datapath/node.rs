@@ -120,12 +120,13 @@ impl Node {
         programs::load(&pins, OBJECT).unwrap();
         let maps = Maps::open(&pins).unwrap();
         for number_of in [1, 2] {
-            let entry = NodeEntry { tunnel: underlay.node_address(number_of), local: number_of == number };
+            let (tunnel, source) = (underlay.node_address(number_of), underlay.node_address(number));
+            let entry = NodeEntry { tunnel, source, local: number_of == number, underlay: None };
             for pod_cidr in pod_cidrs(number_of) {
                 maps.set_node(pod_cidr, entry).unwrap();
             }
             for family in [Underlay::V4, Underlay::V6] {
-                maps.set_node_address(family.node_address(number_of), entry).unwrap();
+                maps.set_node_address(family.node_address(number_of), entry.of_address()).unwrap();
             }
         }
         for sysctl in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -165,7 +166,8 @@ impl Node {
             run(&self.namespace, &route);
         }
         self.attach(OVERLAY_DEVICE, "ingress", program::FROM_OVERLAY);
-        self.maps.set_config(Config { overlay_ifindex: ifindex(&self.namespace, OVERLAY_DEVICE) }).unwrap();
+        let config = Config { overlay_ifindex: ifindex(&self.namespace, OVERLAY_DEVICE), pod_mtu: 1430 };
+        self.maps.set_config(config).unwrap();
     }
 
     fn add_pod(&self, index: usize) -> Pod {

@@ -21,12 +21,16 @@ fn load() -> BTreeMap<&'static str, u32> {
     loaded.into_iter().map(|(name, program)| (name, program.id)).collect()
 }
 
+fn entry(tunnel: &str, source: &str, local: bool, underlay: Option<u32>) -> NodeEntry {
+    NodeEntry { tunnel: tunnel.parse().unwrap(), source: source.parse().unwrap(), local, underlay }
+}
+
 #[test]
 fn a_second_start_changes_nothing_in_the_kernel() {
     mount_bpffs();
     let first = load();
     let maps = Maps::open(pins()).unwrap();
-    let node = NodeEntry { tunnel: "192.0.2.2".parse().unwrap(), local: false };
+    let node = entry("192.0.2.2", "192.0.2.1", false, None);
     maps.set_node("10.244.2.0/24".parse().unwrap(), node).unwrap();
     assert_eq!(load(), first);
     assert_eq!(maps.nodes().unwrap(), BTreeMap::from([("10.244.2.0/24".parse().unwrap(), node)]));
@@ -68,15 +72,15 @@ fn entries_of_both_families_are_read_as_they_were_written() {
     load();
     let maps = Maps::open(pins()).unwrap();
     let nodes = BTreeMap::from([
-        ("10.244.1.0/24".parse().unwrap(), NodeEntry { tunnel: "192.0.2.1".parse().unwrap(), local: true }),
-        ("fd00:10:244:2::/64".parse().unwrap(), NodeEntry { tunnel: "2001:db8::2".parse().unwrap(), local: false }),
+        ("10.244.1.0/24".parse().unwrap(), entry("192.0.2.1", "192.0.2.1", true, None)),
+        ("fd00:10:244:2::/64".parse().unwrap(), entry("2001:db8::2", "2001:db8::1", false, Some(7))),
     ]);
     for (&pod_cidr, &node) in &nodes {
         maps.set_node(pod_cidr, node).unwrap();
-        maps.set_node_address(node.tunnel, node).unwrap();
+        maps.set_node_address(node.tunnel, node.of_address()).unwrap();
     }
     assert_eq!(maps.nodes().unwrap(), nodes);
-    assert_eq!(maps.node_addresses().unwrap(), nodes.values().map(|&node| (node.tunnel, node)).collect());
+    assert_eq!(maps.node_addresses().unwrap(), nodes.values().map(|&node| (node.tunnel, node.of_address())).collect());
     for (&pod_cidr, &node) in &nodes {
         for _twice in 0..2 {
             maps.remove_node(pod_cidr).unwrap();

@@ -8,7 +8,7 @@ use weft_agent::overlay::diff::diff;
 use weft_agent::overlay::state::{
     Change, FilterPlace, FilterProgram, Hook, OverlayDevice, OverlayState, RouteKind, Underlay,
 };
-use weft_common::layout::{LINK_GROUP, program};
+use weft_common::layout::{LINK_GROUP, PIN_DIRECTORY, program};
 use weft_tests::netns::Namespace;
 
 use crate::kernel_session::{NodePlan, Session, add_device, gateway, internal_ip, lonely_node, pod_cidr};
@@ -239,7 +239,7 @@ fn the_fake_kernel_does_what_the_real_one_does() {
     let set_route = |destination| Change::SetRoute(destination, desired.routes[&destination].clone());
     let mut changes = vec![
         Change::AddAddress(gateway4),
-        Change::SetConfig,
+        Change::SetConfig(1430),
         Change::SetDevice(device.clone()),
         Change::RemoveAddress(gateway6),
         set_route(own4),
@@ -280,7 +280,7 @@ fn this_machine_has_what_weft_needs() {
     let namespace = lonely_node("needs");
     let missing = |pins: &str| Requirements::of_this_node(pins.as_ref(), "/proc/sys".as_ref()).missing();
     // The session mounts the BPF file system.
-    Session::run(&namespace, |_| assert_eq!(missing("/sys/fs/bpf/weft/v1"), []));
-    let elsewhere = missing("/tmp/weft/v1");
+    Session::run(&namespace, |_| assert_eq!(missing(PIN_DIRECTORY), []));
+    let elsewhere = missing("/tmp/weft/v2");
     assert!(elsewhere.len() == 1 && elsewhere[0].to_string().contains("mount -t bpf"), "{elsewhere:?}");
 }

@@ -61,9 +61,9 @@ fn add_nodes(desired: &mut OverlayState) {
     for node in 0..NODES {
         let tunnel = IpAddr::from([192, 0, 2, 100 + node]);
         let pod_cidr = format!("10.245.{node}.0/24").parse().unwrap();
-        let entry = NodeEntry { tunnel, local: false };
+        let entry = NodeEntry { tunnel, source: internal_ip(1, 4), local: false, underlay: None };
         desired.nodes.insert(pod_cidr, entry);
-        desired.node_addresses.insert(tunnel, entry);
+        desired.node_addresses.insert(tunnel, entry.of_address());
         let route = RouteKind::Overlay {
             tunnel_source: internal_ip(1, 4),
             tunnel_destination: tunnel,

@@ -130,14 +130,16 @@ fn a_rule_that_was_edited_in_place_is_seen() {
 fn damaged_maps_are_seen_and_repaired() {
     let namespace = lonely_node("maps");
     let desired = NodePlan::of(1, &[4], &[4, 6]).desired();
-    let stranger = NodeEntry { tunnel: internal_ip(9, 4), local: false };
+    let stranger = NodeEntry { tunnel: internal_ip(9, 4), source: internal_ip(1, 4), local: false, underlay: Some(1) };
     Session::run(&namespace, |session| {
         let damages: [(&str, &dyn Fn()); 6] = [
-            ("no configuration", &|| session.maps.set_config(Config { overlay_ifindex: 0 }).unwrap()),
+            ("no configuration", &|| session.maps.set_config(Config { overlay_ifindex: 0, pod_mtu: 0 }).unwrap()),
             ("a stranger's podCIDR", &|| session.maps.set_node(pod_cidr(9, 6), stranger).unwrap()),
             ("another owner", &|| session.maps.set_node(pod_cidr(2, 4), stranger).unwrap()),
             ("a lost podCIDR", &|| session.maps.remove_node(pod_cidr(1, 6)).unwrap()),
-            ("a stranger's address", &|| session.maps.set_node_address(internal_ip(9, 6), stranger).unwrap()),
+            ("a stranger's address", &|| {
+                session.maps.set_node_address(internal_ip(9, 6), stranger.of_address()).unwrap()
+            }),
             ("a lost address", &|| session.maps.remove_node_address(internal_ip(2, 4)).unwrap()),
         ];
         for (damage, break_it) in damages {

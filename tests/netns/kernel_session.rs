@@ -18,7 +18,7 @@ use weft_agent::overlay::pod_devices::RecordedInterface;
 use weft_agent::overlay::state::{
     Change, FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, RouteKind,
 };
-use weft_common::layout::{OVERLAY_DEVICE, program};
+use weft_common::layout::{OVERLAY_DEVICE, PIN_DIRECTORY, program};
 use weft_tests::netns::Namespace;
 
 /// Runs what the agent runs on one thread of a node.
@@ -42,7 +42,7 @@ impl Session {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
-        let pins = PathBuf::from("/sys/fs/bpf/weft/v1");
+        let pins = PathBuf::from(PIN_DIRECTORY);
         programs::load(&pins, object::OBJECT).unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let kernel = runtime.block_on(async { LinuxKernel::open(&pins, "/proc/sys".as_ref()) }).unwrap();
@@ -113,12 +113,13 @@ impl NodePlan {
 
     pub(crate) fn desired(&self) -> OverlayState {
         let mac = [2, 0, 0, 0, 0, self.number()];
-        let own = NodeEntry { tunnel: self.internal_ips[0], local: true };
-        let peer = NodeEntry { tunnel: self.peer_internal_ips[0], local: false };
+        let source = self.internal_ips[0];
+        let own = NodeEntry { tunnel: source, source, local: true, underlay: None };
+        let peer = NodeEntry { tunnel: self.peer_internal_ips[0], source, local: false, underlay: None };
         let mut state = OverlayState {
             device: Some(OverlayDevice { mtu: 1430, mac, shape_is_ours: true, up: true }),
             addresses: self.pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
-            configured: true,
+            configured: Some(1430),
             masquerade: Some(self.pod_cidrs.iter().copied().collect()),
             pins: desired::pins(),
             ..OverlayState::default()
@@ -130,8 +131,8 @@ impl NodePlan {
         }
         let place = FilterPlace { device: OVERLAY_DEVICE.to_owned(), hook: Hook::Ingress };
         state.filters.insert(place, FilterProgram::Pinned(program::FROM_OVERLAY.to_owned()));
-        state.node_addresses.extend(self.internal_ips.iter().map(|address| (*address, own)));
-        state.node_addresses.extend(self.peer_internal_ips.iter().map(|address| (*address, peer)));
+        state.node_addresses.extend(self.internal_ips.iter().map(|address| (*address, own.of_address())));
+        state.node_addresses.extend(self.peer_internal_ips.iter().map(|address| (*address, peer.of_address())));
         for pod_cidr in &self.pod_cidrs {
             state.nodes.insert(*pod_cidr, own);
             state.routes.insert(*pod_cidr, RouteKind::Unreachable);

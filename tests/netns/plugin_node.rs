@@ -10,13 +10,14 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_cni::program::{self, Plugin};
+use weft_common::layout::{LAYOUT_VERSION, PIN_DIRECTORY};
 use weft_tests::binaries;
 use weft_tests::netns::Namespace;
 
 use crate::kernel_session::{NodePlan, Session, gateway, lonely_node, pod_cidr};
 
 /// Where `Session` mounts the BPF file system that only its thread and its children see.
-pub(crate) const PINS: &str = "/sys/fs/bpf/weft/v1";
+pub(crate) const PINS: &str = PIN_DIRECTORY;
 
 /// The plugin's answer.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ impl PluginNode {
     pub(crate) fn write_facts(&self, changes: &[(&str, Value)]) {
         let cidrs: Vec<_> = self.families.iter().map(|family| pod_cidr(1, *family)).collect();
         let mut facts = json!({
-            "layout": 1,
+            "layout": LAYOUT_VERSION,
             "bootId": fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim_end(),
             "node": "node-1",
             "podCIDRs": cidrs,

@@ -12,7 +12,7 @@ use weft_agent::install::{Installer, Places};
 use weft_cni::node_facts::NodeFacts;
 use weft_tests::{binaries, wait};
 
-use crate::plugin_node::{PluginNode, call, of_pod, pod};
+use crate::plugin_node::{PINS, PluginNode, call, of_pod, pod};
 
 /// Tells the test below that it is the agent of another test, in which folder.
 const FOLDER: &str = "WEFT_TEST_INSTALL_FOLDER";
@@ -32,7 +32,7 @@ impl Upgrades {
                 bin_directory: folder.join("bin"),
                 conf_directory: folder.join("net.d"),
                 state_directory: folder.to_owned(),
-                pin_directory: "/sys/fs/bpf/weft/v1".into(),
+                pin_directory: PINS.into(),
             })
         }))
     }

@@ -222,9 +222,9 @@ impl Step for OverlayState {
                 }
                 self.sysctls.insert(path.clone(), value.clone());
             }
-            Change::SetConfig => {
+            Change::SetConfig(pod_mtu) => {
                 self.need_device()?;
-                self.configured = true;
+                self.configured = Some(*pod_mtu);
             }
             Change::SetNode(pod_cidr, entry) => {
                 self.nodes.insert(*pod_cidr, *entry);
@@ -276,7 +276,7 @@ impl Step for OverlayState {
         self.filters.retain(|place, _| place.device != OVERLAY_DEVICE);
         self.sysctls.retain(|path, _| !path.split('/').any(|part| part == OVERLAY_DEVICE));
         // CONFIG names a device index that is gone now.
-        self.configured = false;
+        self.configured = None;
     }
 
     /// IPv4 routes go with the address that they prefer, and all of them with the device's last address. IPv6 ones stay and

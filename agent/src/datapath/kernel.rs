@@ -213,7 +213,7 @@ impl Kernel for LinuxKernel {
             routes: self.list_routes(index).await?,
             nodes: self.maps.nodes().map_err(KernelError::of("read map", map::NODES))?,
             node_addresses: self.maps.node_addresses().map_err(KernelError::of("read map", map::NODE_ADDRESSES))?,
-            configured: index == Some(config.overlay_ifindex),
+            configured: (index == Some(config.overlay_ifindex)).then_some(config.pod_mtu),
             masquerade: masquerade::read(&self.netfilter).await.map_err(KernelError::of("read", MASQUERADE))?,
             sysctls: self.read_sysctls(watched.sysctls)?,
             filters: filters::list(&self.requests, with_filters, &self.programs)
@@ -250,9 +250,10 @@ impl Kernel for LinuxKernel {
             Change::RemoveAddress(address) => self.remove_address(*address).await,
             Change::SetSysctl { path, value } => self.write_sysctl(path, value),
             Change::SetPin(name) => self.pins.set(name).map_err(KernelError::of("pin", name)),
-            Change::SetConfig => {
+            Change::SetConfig(pod_mtu) => {
                 let overlay_ifindex = self.device(OVERLAY_DEVICE).await?.index;
-                self.maps.set_config(Config { overlay_ifindex }).map_err(KernelError::of("write map", map::CONFIG))
+                let config = Config { overlay_ifindex, pod_mtu: *pod_mtu };
+                self.maps.set_config(config).map_err(KernelError::of("write map", map::CONFIG))
             }
             Change::SetNode(pod_cidr, entry) => {
                 self.maps.set_node(*pod_cidr, *entry).map_err(KernelError::of("write map", map::NODES))

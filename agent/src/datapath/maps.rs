@@ -16,7 +16,7 @@ use weft_common::layout::map;
 use weft_common::reason::{COUNTERS, DropReason, Program, counter_index};
 
 use super::bpf_calls::{self, Object};
-use crate::overlay::state::NodeEntry;
+use crate::overlay::state::{NodeAddressEntry, NodeEntry, flags};
 
 /// `BPF_F_NO_PREALLOC`: memory grows with the entries. Longest prefix maps have no other way.
 const NO_PREALLOC: u32 = 1;
@@ -146,15 +146,17 @@ impl Maps {
     pub fn nodes(&self) -> Result<BTreeMap<IpNetwork, NodeEntry>, MapsError> {
         let entries = self.nodes_map()?.iter().collect::<Result<Vec<_>, _>>();
         let entries = entries.map_err(|error| self.failed("read", map::NODES, "all entries", error))?;
-        Ok(entries
-            .into_iter()
-            .filter_map(|(key, node)| Some((network(&key)?, entry(node.tunnel, node.flags))))
-            .collect())
+        Ok(entries.into_iter().filter_map(|(key, node)| Some((network(&key)?, node_entry(&node)))).collect())
     }
 
     /// Adds or replaces the owner of a podCIDR.
     pub fn set_node(&self, pod_cidr: IpNetwork, node: NodeEntry) -> Result<(), MapsError> {
-        let value = Node { tunnel: address::to_bytes(node.tunnel), flags: node.flags() };
+        let value = Node {
+            tunnel: address::to_bytes(node.tunnel),
+            source: address::to_bytes(node.source),
+            flags: flags(node.local),
+            underlay_ifindex: node.underlay.unwrap_or(0),
+        };
         let written = self.nodes_map()?.insert(&prefix(pod_cidr), value, 0);
         written.map_err(|error| self.failed("write", map::NODES, pod_cidr, error))
     }
@@ -166,15 +168,19 @@ impl Maps {
     }
 
     /// All InternalIPs and the nodes that have them.
-    pub fn node_addresses(&self) -> Result<BTreeMap<IpAddr, NodeEntry>, MapsError> {
+    pub fn node_addresses(&self) -> Result<BTreeMap<IpAddr, NodeAddressEntry>, MapsError> {
         let entries = self.node_addresses_map()?.iter().collect::<Result<Vec<_>, _>>();
         let entries = entries.map_err(|error| self.failed("read", map::NODE_ADDRESSES, "all entries", error))?;
-        Ok(entries.into_iter().map(|(key, node)| (address::from_bytes(key), entry(node.tunnel, node.flags))).collect())
+        let entry = |node: NodeAddress| NodeAddressEntry {
+            tunnel: address::from_bytes(node.tunnel),
+            local: node.flags & entries::LOCAL != 0,
+        };
+        Ok(entries.into_iter().map(|(key, node)| (address::from_bytes(key), entry(node))).collect())
     }
 
     /// Adds or replaces the node that has an InternalIP.
-    pub fn set_node_address(&self, address: IpAddr, node: NodeEntry) -> Result<(), MapsError> {
-        let value = NodeAddress { tunnel: address::to_bytes(node.tunnel), flags: node.flags() };
+    pub fn set_node_address(&self, address: IpAddr, node: NodeAddressEntry) -> Result<(), MapsError> {
+        let value = NodeAddress { tunnel: address::to_bytes(node.tunnel), flags: flags(node.local) };
         let written = self.node_addresses_map()?.insert(address::to_bytes(address), value, 0);
         written.map_err(|error| self.failed("write", map::NODE_ADDRESSES, address, error))
     }
@@ -316,8 +322,13 @@ fn unless_absent(removed: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn entry(tunnel: AddressBytes, flags: u32) -> NodeEntry {
-    NodeEntry { tunnel: address::from_bytes(tunnel), local: flags & entries::LOCAL != 0 }
+fn node_entry(node: &Node) -> NodeEntry {
+    NodeEntry {
+        tunnel: address::from_bytes(node.tunnel),
+        source: address::from_bytes(node.source),
+        local: node.flags & entries::LOCAL != 0,
+        underlay: (node.underlay_ifindex != 0).then_some(node.underlay_ifindex),
+    }
 }
 
 fn prefix(network: IpNetwork) -> Key<AddressBytes> {

@@ -18,7 +18,7 @@ impl Change {
             Self::AddAddress(_) => "add_address",
             Self::RemoveAddress(_) => "remove_address",
             Self::SetSysctl { .. } => "set_sysctl",
-            Self::SetConfig => "set_config",
+            Self::SetConfig(_) => "set_config",
             Self::SetNode(..) => "set_node",
             Self::RemoveNode(_) => "remove_node",
             Self::SetNodeAddress(..) => "set_node_address",
@@ -40,7 +40,7 @@ impl Change {
                 format!("address {address} of {OVERLAY_DEVICE}")
             }
             Self::SetSysctl { path, .. } => format!("sysctl {path}"),
-            Self::SetConfig => format!("map {}", map::CONFIG),
+            Self::SetConfig(_) => format!("map {}", map::CONFIG),
             Self::SetNode(pod_cidr, _) | Self::RemoveNode(pod_cidr) => format!("map {} entry {pod_cidr}", map::NODES),
             Self::SetNodeAddress(address, _) | Self::RemoveNodeAddress(address) => {
                 format!("map {} entry {address}", map::NODE_ADDRESSES)
@@ -60,7 +60,7 @@ impl Change {
         match self {
             Self::SetDevice(_)
             | Self::AddAddress(_)
-            | Self::SetConfig
+            | Self::SetConfig(_)
             | Self::SetRoute(_, RouteKind::Overlay { .. }) => true,
             Self::SetSysctl { path, .. } => is_of_overlay_device(path),
             Self::SetFilter(place, _) => place.device == OVERLAY_DEVICE,
@@ -91,7 +91,7 @@ impl Change {
             | Self::SetPin(_)
             | Self::AddAddress(_)
             | Self::SetSysctl { .. }
-            | Self::SetConfig => true,
+            | Self::SetConfig(_) => true,
             Self::SetMasquerade(_) => true,
             Self::SetNode(pod_cidr, _) | Self::SetRoute(pod_cidr, _) => plan.pod_cidrs.contains(pod_cidr),
             Self::SetNodeAddress(address, _) => plan.internal_ips.contains(address),
@@ -115,7 +115,8 @@ impl fmt::Display for Change {
         match self {
             Self::SetSysctl { value, .. } => write!(f, " to {value}"),
             Self::SetFilter(_, name) => write!(f, " to program {name}"),
-            Self::SetNode(_, entry) | Self::SetNodeAddress(_, entry) => write!(f, " to node {}", entry.tunnel),
+            Self::SetNode(_, entry) => write!(f, " to node {}", entry.tunnel),
+            Self::SetNodeAddress(_, entry) => write!(f, " to node {}", entry.tunnel),
             Self::SetRoute(_, RouteKind::Overlay { tunnel_destination, .. }) => {
                 write!(f, " to node {tunnel_destination}")
             }

@@ -23,7 +23,10 @@ impl Change {
             Self::SetSysctl { path, .. } => {
                 observed.sysctls.get(path).map_or_else(missing, |seen| format!("was {seen:?}"))
             }
-            Self::SetConfig => "named another device".to_owned(),
+            Self::SetConfig(_) => match observed.configured {
+                Some(seen) => format!("had the MTU {seen} for pods"),
+                None => "named another device".to_owned(),
+            },
             Self::SetNode(pod_cidr, _) => {
                 observed.nodes.get(pod_cidr).map_or_else(missing, |seen| format!("was node {}", seen.tunnel))
             }

@@ -23,15 +23,11 @@ const IPV4_MINIMUM_MTU: u32 = 68;
 pub fn desired(plan: &Plan, underlay: &Underlay, recorded: &PodDevices, observed: &OverlayState) -> OverlayState {
     let pods = pods::desired(recorded, &observed.pods);
     let (ipv4_pods, ipv6_pods) = families(&plan.pod_cidrs);
+    let mtu = pod_mtu(plan, underlay);
     let mut state = OverlayState {
-        device: Some(OverlayDevice {
-            mtu: pod_mtu(plan, underlay),
-            mac: device_mac(&plan.name),
-            shape_is_ours: true,
-            up: true,
-        }),
+        device: Some(OverlayDevice { mtu, mac: device_mac(&plan.name), shape_is_ours: true, up: true }),
         addresses: plan.pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
-        configured: true,
+        configured: Some(mtu),
         masquerade: Some(plan.pod_cidrs.iter().copied().collect()),
         sysctls: sysctls::wanted(&underlay.device, ipv4_pods, ipv6_pods, &observed.sysctls),
         filters: filters(pods.devices.keys()),
@@ -95,8 +91,8 @@ fn filters<'a>(pod_devices: impl Iterator<Item = &'a String>) -> BTreeMap<Filter
 
 fn add_this_node(state: &mut OverlayState, plan: &Plan) {
     let Some(tunnel) = plan.own_tunnel() else { return };
-    let entry = NodeEntry { tunnel, local: true };
-    state.node_addresses.extend(plan.internal_ips.iter().map(|address| (*address, entry)));
+    let entry = NodeEntry { tunnel, source: tunnel, local: true, underlay: None };
+    state.node_addresses.extend(plan.internal_ips.iter().map(|address| (*address, entry.of_address())));
     state.nodes.extend(plan.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, entry)));
     state.routes.extend(plan.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, RouteKind::Unreachable)));
 }
@@ -104,8 +100,8 @@ fn add_this_node(state: &mut OverlayState, plan: &Plan) {
 fn add_peers(state: &mut OverlayState, plan: &Plan) {
     for peer in plan.peers.values() {
         let Some(tunnel) = peer.tunnel else { continue };
-        let entry = NodeEntry { tunnel: tunnel.destination, local: false };
-        state.node_addresses.extend(peer.internal_ips.iter().map(|address| (*address, entry)));
+        let entry = NodeEntry { tunnel: tunnel.destination, source: tunnel.source, local: false, underlay: None };
+        state.node_addresses.extend(peer.internal_ips.iter().map(|address| (*address, entry.of_address())));
         state.nodes.extend(peer.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, entry)));
         state.routes.extend(peer.pod_cidrs.iter().map(|pod_cidr| {
             let route = RouteKind::Overlay {

@@ -30,8 +30,10 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     let wanted =
         desired.pins.iter().filter(|(name, pin)| **pin == Pin::InUse && observed.pins.get(*name) != Some(*pin));
     changes.extend(wanted.map(|(name, _)| Change::SetPin(name.clone())));
-    if desired.configured && !observed.configured {
-        changes.push(Change::SetConfig);
+    if let Some(pod_mtu) = desired.configured
+        && desired.configured != observed.configured
+    {
+        changes.push(Change::SetConfig(pod_mtu));
     }
     changes.extend(set(&desired.node_addresses, &observed.node_addresses, |address, entry| {
         Change::SetNodeAddress(*address, *entry)
@@ -71,7 +73,7 @@ fn device_change(desired: &OverlayState, observed: &OverlayState) -> Option<Chan
 fn without_device(observed: &OverlayState) -> OverlayState {
     let mut state = observed.clone();
     state.device = None;
-    state.configured = false;
+    state.configured = None;
     state.addresses.clear();
     state.routes.retain(|_, route| !matches!(route, RouteKind::Overlay { .. }));
     state.filters.retain(|place, _| place.device != OVERLAY_DEVICE);

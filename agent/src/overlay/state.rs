@@ -21,10 +21,10 @@ pub struct OverlayState {
     /// Entries of the map NODES, by podCIDR.
     pub nodes: BTreeMap<IpNetwork, NodeEntry>,
     /// Entries of the map NODE_ADDRESSES, by address.
-    pub node_addresses: BTreeMap<IpAddr, NodeEntry>,
-    /// The entry of the map CONFIG; `None` where it holds zeros. Desired: the index of `weft0`, known only after that exists,
-    /// so `datapath` fills it in: `true` means "names the present weft0".
-    pub configured: bool,
+    pub node_addresses: BTreeMap<IpAddr, NodeAddressEntry>,
+    /// The MTU of pods in the map CONFIG; `None` where the map does not name the present `weft0`. Its index is known only after it
+    /// exists, so `datapath` fills it in.
+    pub configured: Option<u32>,
     /// podCIDRs that the nftables table `weft` masquerades; `None` where the table is absent or not as we write it.
     pub masquerade: Option<BTreeSet<IpNetwork>>,
     /// Sysctls below `/proc/sys/`, by path with slashes ("net/ipv4/conf/all/forwarding"), without white space at the end.
@@ -86,20 +86,38 @@ pub enum RouteKind {
     },
 }
 
-/// A node in the maps NODES and NODE_ADDRESSES.
+/// A node in the map NODES.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
     /// The address that the overlay uses between us and that node; its identity.
+    pub tunnel: IpAddr,
+    /// Our own address of the same family: the outer source. Of this node, its `tunnel`.
+    pub source: IpAddr,
+    /// It is this node.
+    pub local: bool,
+    /// Index of the device by which packets of pods leave for that node, past `weft0`; `None` where they go by `weft0`.
+    pub underlay: Option<u32>,
+}
+
+impl NodeEntry {
+    /// The same node in the map NODE_ADDRESSES.
+    pub const fn of_address(self) -> NodeAddressEntry {
+        NodeAddressEntry { tunnel: self.tunnel, local: self.local }
+    }
+}
+
+/// A node in the map NODE_ADDRESSES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeAddressEntry {
+    /// The `tunnel` of the [`NodeEntry`].
     pub tunnel: IpAddr,
     /// It is this node.
     pub local: bool,
 }
 
-impl NodeEntry {
-    /// The flags of the map entry.
-    pub const fn flags(self) -> u32 {
-        if self.local { entries::LOCAL } else { 0 }
-    }
+/// The flags of both map entries.
+pub const fn flags(local: bool) -> u32 {
+    if local { entries::LOCAL } else { 0 }
 }
 
 /// A hook of a device.
@@ -160,14 +178,14 @@ pub enum Change {
         /// What to write.
         value: String,
     },
-    /// Write the map CONFIG for the present `weft0`.
-    SetConfig,
+    /// Write the map CONFIG for the present `weft0`, with this MTU of pods.
+    SetConfig(u32),
     /// Write an entry of the map NODES.
     SetNode(IpNetwork, NodeEntry),
     /// Delete an entry of the map NODES.
     RemoveNode(IpNetwork),
     /// Write an entry of the map NODE_ADDRESSES.
-    SetNodeAddress(IpAddr, NodeEntry),
+    SetNodeAddress(IpAddr, NodeAddressEntry),
     /// Delete an entry of the map NODE_ADDRESSES.
     RemoveNodeAddress(IpAddr),
     /// Write the table `weft`, whole and atomically.

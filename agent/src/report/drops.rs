@@ -94,6 +94,35 @@ fn next_step(reason: DropReason) -> &'static str {
             "Normal for a moment when a podCIDR moves. Else another node takes this one for the owner of a podCIDR: compare `weft nodes` \
              here and there"
         }
+        DropReason::OuterDestinationUnknown => {
+            "Somebody sends VXLAN to an address of this node that is no InternalIP of it: compare `weft nodes` with \
+             `tcpdump -ni any udp port 4789`; where it is another node, its list of nodes is old or the Node object there names the \
+             wrong InternalIP"
+        }
+        DropReason::BadVxlanHeader => {
+            "Another overlay network, or one with extensions of VXLAN (group policy, GPE), uses UDP port 4789 too. \
+             `tcpdump -ni any udp port 4789` shows who sends; keep the two apart by firewall, or give the other one another port"
+        }
+        DropReason::VxlanFromPod => {
+            "A pod builds VXLAN packets: a network plugin or a VPN inside it, or an attempt to get into the overlay. `weft pods` shows \
+             under DROPPED which pod; `tcpdump -ni DEVICE udp port 4789` shows what it sends. Its owner must act, or use another port"
+        }
+        DropReason::SourceRouted => {
+            "A pod lays down the path of its packets, which hides where they end. `weft pods` shows under DROPPED which pod; \
+             `tcpdump -vni DEVICE` shows what it sends. Its owner must act"
+        }
+        DropReason::BadHeaderChain => {
+            "Somebody builds broken packets, or tries to get around a check. `weft pods` shows under DROPPED which pod; \
+             `tcpdump -vni DEVICE` shows what it sends"
+        }
+        DropReason::LoopbackDestination => {
+            "A pod looks for a service of the node at a loopback address. `weft pods` shows under DROPPED which pod; its owner must use \
+             an address of the node, or the hostNetwork"
+        }
+        DropReason::CongestionUnheard => {
+            "Normal where routers between the nodes mark congestion instead of dropping: for such a packet the mark is the loss. If it is \
+             much, the network between the nodes is full"
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{RouteReport, RouteState, RoutesReport, Source};
 use crate::model::problem::Problem;
 use crate::overlay::plan::Plan;
-use crate::overlay::state::{NodeEntry, OverlayState};
+use crate::overlay::state::{NodeAddressEntry, NodeEntry, OverlayState};
 
 /// `weft nodes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,13 +93,15 @@ fn differences(
 
 /// The nodes that follow from the maps: grouped by the address that stands for each. Only this node's name is known then.
 pub fn nodes_of_maps(this_node: Option<&str>, observed: &OverlayState, routes: &RoutesReport) -> Vec<NodeReport> {
-    let entries = observed.nodes.values().chain(observed.node_addresses.values());
+    let of_node = |entry: &NodeEntry| (!entry.local, entry.tunnel);
+    let of_address = |entry: &NodeAddressEntry| (!entry.local, entry.tunnel);
     // This node first.
-    let identities: BTreeSet<(bool, IpAddr)> = entries.map(|entry| (!entry.local, entry.tunnel)).collect();
+    let identities: BTreeSet<(bool, IpAddr)> =
+        observed.nodes.values().map(of_node).chain(observed.node_addresses.values().map(of_address)).collect();
     let report = |(remote, tunnel): (bool, IpAddr)| {
-        let is_of_node = |entry: &NodeEntry| (!entry.local, entry.tunnel) == (remote, tunnel);
-        let pod_cidrs: Vec<_> =
-            observed.nodes.iter().filter(|(_, entry)| is_of_node(entry)).map(|(pod_cidr, _)| *pod_cidr).collect();
+        let identity = (remote, tunnel);
+        let own = observed.nodes.iter().filter(|(_, entry)| of_node(entry) == identity);
+        let pod_cidrs: Vec<_> = own.map(|(pod_cidr, _)| *pod_cidr).collect();
         let differs = |route: &&RouteReport| pod_cidrs.contains(&route.destination) && route.state != RouteState::Ok;
         let missing: Vec<_> =
             routes.routes.iter().filter(differs).map(|route| format!("route {}", route.destination)).collect();
@@ -109,7 +111,7 @@ pub fn nodes_of_maps(this_node: Option<&str>, observed: &OverlayState, routes: &
             internal_ips: observed
                 .node_addresses
                 .iter()
-                .filter(|(_, entry)| is_of_node(entry))
+                .filter(|(_, entry)| of_address(entry) == identity)
                 .map(|(address, _)| *address)
                 .collect(),
             in_sync: missing.is_empty(),
@@ -146,7 +148,7 @@ mod tests {
     fn without_an_agent_the_maps_tell_the_same_routes_and_nodes() {
         let (plan, state) = compared();
         let gateways: Vec<_> = state.addresses.iter().copied().collect();
-        assert_eq!(routes_of_maps(&state.nodes, &state.node_addresses, &gateways), state.routes);
+        assert_eq!(routes_of_maps(&state.nodes, &gateways), state.routes);
         let report = routes(Source::Offline, &state.routes, &state.routes, &BTreeMap::new(), Vec::new());
         let found = nodes_of_maps(Some("one"), &state, &report);
         assert_eq!(found.len(), 3);

@@ -86,28 +86,17 @@ pub fn owners(plan: &Plan) -> BTreeMap<IpNetwork, String> {
     peers.chain(plan.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, plan.name.clone()))).collect()
 }
 
-/// The routes that follow from the maps, for when nobody can say what the API server wants. `gateways` are this node's.
-pub fn routes_of_maps(
-    nodes: &BTreeMap<IpNetwork, NodeEntry>,
-    node_addresses: &BTreeMap<IpAddr, NodeEntry>,
-    gateways: &[IpAddr],
-) -> BTreeMap<IpNetwork, RouteKind> {
-    let same_family = |address: IpAddr, other: IpAddr| address.is_ipv4() == other.is_ipv4();
-    let own = |tunnel: IpAddr| {
-        let mut own = node_addresses.iter().filter(|(address, entry)| entry.local && same_family(**address, tunnel));
-        // Of several own addresses the agent takes the Node's first; the maps tell that one alone from the others.
-        let first = own.clone().find(|(address, entry)| entry.tunnel == **address);
-        first.or_else(|| own.next()).map(|(address, _)| *address)
-    };
+/// The routes that follow from the map NODES, for when nobody can say what the API server wants. `gateways` are this node's.
+pub fn routes_of_maps(nodes: &BTreeMap<IpNetwork, NodeEntry>, gateways: &[IpAddr]) -> BTreeMap<IpNetwork, RouteKind> {
     let route = |(pod_cidr, entry): (&IpNetwork, &NodeEntry)| {
         if entry.local {
-            return Some((*pod_cidr, RouteKind::Unreachable));
+            return (*pod_cidr, RouteKind::Unreachable);
         }
-        let preferred_source = gateways.iter().copied().find(|gateway| same_family(*gateway, pod_cidr.network()));
-        let tunnel_source = own(entry.tunnel)?;
-        Some((*pod_cidr, RouteKind::Overlay { tunnel_source, tunnel_destination: entry.tunnel, preferred_source }))
+        let preferred_source = gateways.iter().copied().find(|gateway| gateway.is_ipv4() == pod_cidr.is_ipv4());
+        let (tunnel_source, tunnel_destination) = (entry.source, entry.tunnel);
+        (*pod_cidr, RouteKind::Overlay { tunnel_source, tunnel_destination, preferred_source })
     };
-    nodes.iter().filter_map(route).collect()
+    nodes.iter().map(route).collect()
 }
 
 #[cfg(test)]

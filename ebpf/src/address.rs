@@ -5,6 +5,9 @@ use weft_common::address::{AddressBytes, v4_mapped};
 /// The third word of every v4-mapped address.
 const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
+/// The fourth word of `::1`.
+const LAST_BIT: u32 = 1_u32.to_be();
+
 /// An IPv6 or v4-mapped address; words as they lie in memory, which is network byte order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(4))]
@@ -44,6 +47,12 @@ impl Address {
     #[inline(always)]
     pub(crate) const fn v4_number(&self) -> u32 {
         u32::from_be(self.0[3])
+    }
+
+    /// `127.0.0.0/8` or `::1`.
+    #[inline(always)]
+    pub(crate) const fn is_loopback(&self) -> bool {
+        if self.is_v4() { self.v4_number() >> 24 == 127 } else { matches!(self.0, [0, 0, 0, LAST_BIT]) }
     }
 
     /// `fe80::/10`.

@@ -7,7 +7,7 @@ use weft_common::reason::{DropReason, Program};
 
 use crate::packet::{self, Frame};
 use crate::verdict::{self, Verdict};
-use crate::{deliver, hop_limit, maps, neighbour, overlay};
+use crate::{deliver, header_chain, hop_limit, leaving, maps, neighbour, overlay, size};
 
 /// The program.
 #[classifier]
@@ -24,14 +24,24 @@ fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
     if !maps::is_endpoint_of(skb, &packet.source) {
         return Err(DropReason::SourceNotPod);
     }
-    if !hop_limit::permits_forwarding(&packet) {
-        return Ok(Verdict::Pass);
-    }
+    let transport = header_chain::transport(skb, &packet)?;
+    // The host's stack tells the sender of a packet that may not be sent on, or is too large.
+    let may_go_on = hop_limit::permits_forwarding(&packet);
     if let Some(endpoint) = maps::endpoint(&packet.destination) {
-        return deliver::to_endpoint(skb, &packet, endpoint);
+        return if may_go_on { deliver::to_endpoint(skb, &packet, endpoint) } else { Ok(Verdict::Pass) };
     }
     match maps::node_of_pod(&packet.destination) {
-        Some(node) if !node.local => overlay::encapsulate(skb, &packet, &node),
-        _ => Ok(Verdict::Pass),
+        Some(node) if !node.local => {
+            let config = maps::config()?;
+            if may_go_on && size::fits(skb, transport, config.pod_mtu) {
+                overlay::encapsulate(skb, &packet, &node, config.overlay_ifindex)
+            } else {
+                Ok(Verdict::Pass)
+            }
+        }
+        _ => {
+            leaving::check(skb, &packet, transport)?;
+            Ok(Verdict::Pass)
+        }
     }
 }

@@ -5,21 +5,39 @@
 #[cfg(target_arch = "bpf")]
 mod address;
 #[cfg(target_arch = "bpf")]
+mod congestion;
+#[cfg(target_arch = "bpf")]
 mod deliver;
+#[cfg(target_arch = "bpf")]
+mod fast_path;
+#[cfg(target_arch = "bpf")]
+mod fast_path_probe;
 #[cfg(target_arch = "bpf")]
 mod from_overlay;
 #[cfg(target_arch = "bpf")]
 mod from_pod;
 #[cfg(target_arch = "bpf")]
+mod from_underlay;
+#[cfg(target_arch = "bpf")]
+mod header_chain;
+#[cfg(target_arch = "bpf")]
 mod hop_limit;
+#[cfg(target_arch = "bpf")]
+mod leaving;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod neighbour;
 #[cfg(target_arch = "bpf")]
+mod outer_header;
+#[cfg(target_arch = "bpf")]
+mod outer_packet;
+#[cfg(target_arch = "bpf")]
 mod overlay;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod size;
 #[cfg(target_arch = "bpf")]
 mod to_pod;
 #[cfg(target_arch = "bpf")]

@@ -27,13 +27,26 @@ static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 static DROPS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 
-/// A node, found by an address in its podCIDR or by an InternalIP.
+/// A node, found by an InternalIP.
 #[derive(Clone, Copy)]
-pub(crate) struct Node {
+pub(crate) struct AddressOwner {
     /// The address between that node and this one; the node's identity.
     pub(crate) tunnel: Address,
     /// It is the node that we run on.
     pub(crate) local: bool,
+}
+
+/// A node with the way to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Node {
+    /// The address between that node and this one; the node's identity.
+    pub(crate) tunnel: Address,
+    /// Our own address between us.
+    pub(crate) source: Address,
+    /// It is the node that we run on.
+    pub(crate) local: bool,
+    /// The device by which packets leave past the VXLAN device; 0 where they must go by that.
+    pub(crate) underlay_ifindex: u32,
 }
 
 /// The pod of this node that has an address.
@@ -54,29 +67,49 @@ pub(crate) fn is_endpoint_of(skb: &SkBuff, address: &Address) -> bool {
 /// Whether an address is in a podCIDR of this node, or the node's own.
 #[inline(always)]
 pub(crate) fn is_of_this_node(address: &Address) -> bool {
-    node_of_pod(address).or_else(|| node_of_address(address)).is_some_and(|node| node.local)
+    node_of_pod(address).is_some_and(|node| node.local) || is_own_internal_ip(address)
+}
+
+/// Whether an address is an InternalIP of this node.
+#[inline(always)]
+pub(crate) fn is_own_internal_ip(address: &Address) -> bool {
+    node_of_address(address).is_some_and(|node| node.local)
+}
+
+/// The identity of the other node that an outer source belongs to.
+#[inline(always)]
+pub(crate) fn other_node(outer_source: &Address) -> Result<Address, DropReason> {
+    match node_of_address(outer_source) {
+        Some(node) if !node.local => Ok(node.tunnel),
+        _ => Err(DropReason::OuterSourceUnknown),
+    }
 }
 
 /// The node that owns the podCIDR of an address.
 #[inline(always)]
 pub(crate) fn node_of_pod(address: &Address) -> Option<Node> {
     let node = NODES.get(&Key::new(128, *address.bytes()))?;
-    Some(Node { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
+    Some(Node {
+        tunnel: Address::of_entry(&node.tunnel),
+        source: Address::of_entry(&node.source),
+        local: node.flags & LOCAL != 0,
+        underlay_ifindex: node.underlay_ifindex,
+    })
 }
 
 /// The node that has an InternalIP.
 #[inline(always)]
-pub(crate) fn node_of_address(address: &Address) -> Option<Node> {
+pub(crate) fn node_of_address(address: &Address) -> Option<AddressOwner> {
     // SAFETY: as for endpoints: entries change while a packet is on its way, and it may be judged by the old or the new state.
     let node = unsafe { NODE_ADDRESSES.get(address.bytes()) }?;
-    Some(Node { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
+    Some(AddressOwner { tunnel: Address::of_entry(&node.tunnel), local: node.flags & LOCAL != 0 })
 }
 
-/// The index of the VXLAN device.
+/// What the agent tells of this node.
 #[inline(always)]
-pub(crate) fn overlay_ifindex() -> Result<u32, DropReason> {
+pub(crate) fn config() -> Result<&'static Config, DropReason> {
     match CONFIG.get(0) {
-        Some(config) if config.overlay_ifindex != 0 => Ok(config.overlay_ifindex),
+        Some(config) if config.overlay_ifindex != 0 => Ok(config),
         _ => Err(DropReason::NotConfigured),
     }
 }

@@ -1,4 +1,5 @@
-//! Into the tunnel and out of it, by way of the VXLAN device, which takes and gives the outer header as metadata of the packet.
+//! The tunnel: who may send what through it, and the way by the VXLAN device, which takes and gives the outer header as metadata of
+//! the packet. The way past the device is in [`crate::fast_path`].
 
 use aya_ebpf::bindings::{BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_tunnel_key};
 use aya_ebpf::helpers::{bpf_redirect, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key};
@@ -10,12 +11,12 @@ use crate::address::Address;
 use crate::maps::{self, Node};
 use crate::packet::Packet;
 use crate::verdict::{Verdict, redirect};
-use crate::{deliver, hop_limit};
+use crate::{deliver, fast_path, hop_limit};
 
 /// MAC addresses of frames in the tunnel. Nobody reads them, but the kernel drops what seems to come from the receiving device
 /// itself, so the source must be no node's: those begin with 2.
-const INNER_DESTINATION: [u8; 6] = [0x06, b'w', b'e', b'f', b't', 2];
-const INNER_SOURCE: [u8; 6] = [0x06, b'w', b'e', b'f', b't', 1];
+pub(crate) const INNER_DESTINATION: [u8; 6] = [0x06, b'w', b'e', b'f', b't', 2];
+pub(crate) const INNER_SOURCE: [u8; 6] = [0x06, b'w', b'e', b'f', b't', 1];
 
 /// The kernel's `struct bpf_tunnel_key`. IPv4 addresses stand in the first word, in the CPU's byte order.
 #[repr(C)]
@@ -45,24 +46,23 @@ pub(crate) enum Sender {
 
 /// Sends the packet, one hop less, to another node.
 #[inline(always)]
-pub(crate) fn encapsulate(skb: &SkBuff, packet: &Packet, to: &Node) -> Result<Verdict, DropReason> {
-    let device = maps::overlay_ifindex()?;
+pub(crate) fn encapsulate(skb: &SkBuff, packet: &Packet, to: &Node, device: u32) -> Result<Verdict, DropReason> {
+    hop_limit::decrement(skb, packet)?;
+    if to.underlay_ifindex != 0
+        && let Some(verdict) = fast_path::send(skb, packet, to)?
+    {
+        return Ok(verdict);
+    }
     let mut key = TunnelKey { id: POD_VNI, ..TunnelKey::default() };
-    let own = maps::node_of_pod(&packet.source).map_or(Address::UNSPECIFIED, |own| own.tunnel);
     let mut flags = BPF_F_ZERO_CSUM_TX;
     if to.tunnel.is_v4() {
         key.remote[0] = to.tunnel.v4_number();
-        if own.is_v4() {
-            key.local[0] = own.v4_number();
-        }
+        key.local[0] = to.source.v4_number();
     } else {
         flags |= BPF_F_TUNINFO_IPV6;
         key.remote = to.tunnel.0;
-        if !own.is_v4() {
-            key.local = own.0;
-        }
+        key.local = to.source.0;
     }
-    hop_limit::decrement(skb, packet)?;
     deliver::address_frame(skb, INNER_DESTINATION, INNER_SOURCE)?;
     set_tunnel_key(skb, &mut key, u64::from(flags))?;
     // SAFETY: a helper that takes numbers only.
@@ -84,35 +84,42 @@ fn set_tunnel_key(skb: &SkBuff, key: &mut TunnelKey, flags: u64) -> Result<(), D
 /// Checks that the packet came through the tunnel from the node that owns its source.
 #[inline(always)]
 pub(crate) fn decapsulate(skb: &SkBuff, packet: &Packet) -> Result<Sender, DropReason> {
-    let (vni, outer_source) = tunnel_key(skb)?;
-    if vni != POD_VNI {
+    let mut key = TunnelKey::default();
+    let is_v4 = read_tunnel_key(skb, &mut key, 0);
+    if !is_v4 && !read_tunnel_key(skb, &mut key, u64::from(BPF_F_TUNINFO_IPV6)) {
+        return Err(DropReason::NoTunnelKey);
+    }
+    let address = |words: [u32; 4]| if is_v4 { Address::v4(words[0].to_be()) } else { Address(words) };
+    let from = maps::other_node(&address(key.remote))?;
+    // Kernels before 6.0 do not tell it.
+    let tells_destination = key.local != [0; 4];
+    if tells_destination && !maps::is_own_internal_ip(&address(key.local)) {
+        return Err(DropReason::OuterDestinationUnknown);
+    }
+    if key.id != POD_VNI {
         return Err(DropReason::WrongVni);
     }
-    let from = match maps::node_of_address(&outer_source) {
-        Some(node) if !node.local => node.tunnel,
-        _ => return Err(DropReason::OuterSourceUnknown),
-    };
-    if maps::node_of_pod(&packet.source).is_some_and(|node| node.tunnel == from) {
+    judge(&from, packet)
+}
+
+/// Checks that a packet has a source of the node that it came from.
+#[inline(always)]
+pub(crate) fn judge(from: &Address, packet: &Packet) -> Result<Sender, DropReason> {
+    if maps::node_of_pod(&packet.source).is_some_and(|node| node.tunnel == *from) {
         Ok(Sender::Pod)
-    } else if maps::node_of_address(&packet.source).is_some_and(|node| node.tunnel == from) {
+    } else if maps::node_of_address(&packet.source).is_some_and(|node| node.tunnel == *from) {
         Ok(Sender::Host)
     } else {
         Err(DropReason::InnerSourceMismatch)
     }
 }
 
-/// The network identifier and the outer source.
+/// Reads what the device tells of the outer headers. It refuses the wrong family.
 #[inline(always)]
-fn tunnel_key(skb: &SkBuff) -> Result<(u32, Address), DropReason> {
-    let mut key = TunnelKey::default();
-    let raw = core::ptr::from_mut(&mut key).cast::<bpf_tunnel_key>();
-    // SAFETY: the helper writes as many bytes as it is told, and the key is longer. It refuses the wrong family.
-    if unsafe { bpf_skb_get_tunnel_key(skb.skb, raw, SIZE_BEFORE_6_0, 0) } == 0 {
-        return Ok((key.id, Address::v4(key.remote[0].to_be())));
-    }
-    // SAFETY: as above.
-    if unsafe { bpf_skb_get_tunnel_key(skb.skb, raw, SIZE_BEFORE_6_0, u64::from(BPF_F_TUNINFO_IPV6)) } == 0 {
-        return Ok((key.id, Address(key.remote)));
-    }
-    Err(DropReason::NoTunnelKey)
+fn read_tunnel_key(skb: &SkBuff, key: &mut TunnelKey, flags: u64) -> bool {
+    let key = core::ptr::from_mut(key).cast::<bpf_tunnel_key>();
+    // SAFETY: the helper writes as many bytes of the key as it is told, and the key is at least that long.
+    [size_of::<TunnelKey>() as u32, SIZE_BEFORE_6_0]
+        .into_iter()
+        .any(|size| unsafe { bpf_skb_get_tunnel_key(skb.skb, key, size, flags) } == 0)
 }

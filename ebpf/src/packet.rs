@@ -12,10 +12,20 @@ pub(crate) const IPV4: usize = 20;
 /// Bytes of an IPv6 header without extensions.
 pub(crate) const IPV6: usize = 40;
 
-/// `skb->protocol` holds EtherTypes in network byte order.
-const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
-const ETHERTYPE_IPV6: u32 = 0x86dd_u16.to_be() as u32;
-const ETHERTYPE_ARP: u32 = 0x0806_u16.to_be() as u32;
+/// The fragment offset in its half word of an IPv4 header.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// The bits of congestion notification in a byte of service or traffic class.
+const ECN: u8 = 3;
+
+/// Numbers of protocols.
+pub(crate) const TCP: u8 = 6;
+/// UDP.
+pub(crate) const UDP: u8 = 17;
+
+/// EtherTypes in network byte order, as `skb->protocol` and frames hold them.
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+const ETHERTYPE_ARP: u16 = 0x0806_u16.to_be();
 
 /// What a frame carries.
 pub(crate) enum Frame {
@@ -34,6 +44,17 @@ pub(crate) enum Family {
     V6,
 }
 
+impl Family {
+    /// The EtherType, in network byte order.
+    #[inline(always)]
+    pub(crate) const fn ethertype(self) -> u16 {
+        match self {
+            Self::V4 => ETHERTYPE_IPV4,
+            Self::V6 => ETHERTYPE_IPV6,
+        }
+    }
+}
+
 /// What the rules need of an IP header.
 pub(crate) struct Packet {
     /// The family of both addresses.
@@ -46,49 +67,85 @@ pub(crate) struct Packet {
     pub(crate) hop_limit: u8,
     /// IPv6 next header or IPv4 protocol.
     pub(crate) next_header: u8,
+    /// Bytes of the IP header: IPv4 options count, IPv6 extension headers do not.
+    pub(crate) header_length: usize,
+    /// An IPv4 fragment other than the first.
+    pub(crate) later_fragment: bool,
+    /// The two bits of Explicit Congestion Notification (RFC 3168).
+    pub(crate) ecn: u8,
 }
 
 /// Reads the headers of a frame.
 #[inline(always)]
 pub(crate) fn parse(skb: &SkBuff) -> Result<Frame, DropReason> {
-    // SAFETY: the kernel gives programs a valid context.
-    if unsafe { (*skb.skb).vlan_present } != 0 {
+    if has_vlan_tag(skb) {
         return Err(DropReason::NotIp);
     }
-    match skb.protocol() {
-        ETHERTYPE_IPV4 => parse_ipv4(skb).map(Frame::Ip),
-        ETHERTYPE_IPV6 => parse_ipv6(skb).map(Frame::Ip),
+    match skb.protocol() as u16 {
         ETHERTYPE_ARP => Ok(Frame::Arp),
+        ethertype => parse_ip(skb, ethertype, ETHERNET).map(Frame::Ip),
+    }
+}
+
+/// Whether the device took a VLAN tag off the frame, which no network of ours puts on.
+#[inline(always)]
+pub(crate) fn has_vlan_tag(skb: &SkBuff) -> bool {
+    // SAFETY: the kernel gives programs a valid context.
+    unsafe { (*skb.skb).vlan_present != 0 }
+}
+
+/// Reads the IP header that begins `at` bytes after the start of the frame; the EtherType is in network byte order.
+#[inline(always)]
+pub(crate) fn parse_ip(skb: &SkBuff, ethertype: u16, at: usize) -> Result<Packet, DropReason> {
+    match ethertype {
+        ETHERTYPE_IPV4 => parse_ipv4(skb, at),
+        ETHERTYPE_IPV6 => parse_ipv6(skb, at),
         _ => Err(DropReason::NotIp),
     }
 }
 
 #[inline(always)]
-fn parse_ipv4(skb: &SkBuff) -> Result<Packet, DropReason> {
-    let frame = reach(skb, ETHERNET + IPV4)?;
-    let [version_length, hop_limit, next_header] = [ETHERNET, ETHERNET + 8, ETHERNET + 9].map(|at| byte(frame, at));
+fn parse_ipv4(skb: &SkBuff, at: usize) -> Result<Packet, DropReason> {
+    let header = reach(skb, at + IPV4)?.wrapping_add(at);
+    let [version_length, service, hop_limit, next_header] = [0, 1, 8, 9].map(|at| byte(header, at));
     if version_length >> 4 != 4 || version_length & 0xf < 5 {
         return Err(DropReason::NotIp);
     }
-    let source = Address::v4(word(frame, ETHERNET + 12));
-    let destination = Address::v4(word(frame, ETHERNET + 16));
-    Ok(Packet { family: Family::V4, source, destination, hop_limit, next_header })
+    Ok(Packet {
+        family: Family::V4,
+        source: Address::v4(word(header, 12)),
+        destination: Address::v4(word(header, 16)),
+        hop_limit,
+        next_header,
+        header_length: (version_length & 0xf) as usize * 4,
+        later_fragment: half(header, 6) & FRAGMENT_OFFSET.to_be() != 0,
+        ecn: service & ECN,
+    })
 }
 
 #[inline(always)]
-fn parse_ipv6(skb: &SkBuff) -> Result<Packet, DropReason> {
-    let frame = reach(skb, ETHERNET + IPV6)?;
-    let [version, next_header, hop_limit] = [ETHERNET, ETHERNET + 6, ETHERNET + 7].map(|at| byte(frame, at));
+fn parse_ipv6(skb: &SkBuff, at: usize) -> Result<Packet, DropReason> {
+    let header = reach(skb, at + IPV6)?.wrapping_add(at);
+    let [version, service, next_header, hop_limit] = [0, 1, 6, 7].map(|at| byte(header, at));
     if version >> 4 != 6 {
         return Err(DropReason::NotIp);
     }
-    let source = Address([8, 12, 16, 20].map(|at| word(frame, ETHERNET + at)));
-    let destination = Address([24, 28, 32, 36].map(|at| word(frame, ETHERNET + at)));
+    let source = Address([8, 12, 16, 20].map(|at| word(header, at)));
+    let destination = Address([24, 28, 32, 36].map(|at| word(header, at)));
     // In the maps such an address is an IPv4 one. In an IPv6 header it is nobody's.
     if source.is_v4() || destination.is_v4() {
         return Err(DropReason::NotIp);
     }
-    Ok(Packet { family: Family::V6, source, destination, hop_limit, next_header })
+    Ok(Packet {
+        family: Family::V6,
+        source,
+        destination,
+        hop_limit,
+        next_header,
+        header_length: IPV6,
+        later_fragment: false,
+        ecn: (service >> 4) & ECN,
+    })
 }
 
 /// The start of the frame, of which `length` bytes may be read and written.
@@ -111,15 +168,22 @@ fn linear(skb: &SkBuff, length: usize) -> Option<*mut u8> {
 
 /// A byte of a frame, within what was reached: the verifier refuses everything else.
 #[inline(always)]
-fn byte(frame: *mut u8, at: usize) -> u8 {
+pub(crate) fn byte(frame: *mut u8, at: usize) -> u8 {
     // SAFETY: as said, the verifier checks it.
     unsafe { *frame.add(at) }
 }
 
-/// A word of a frame as it lies in memory, within what was reached. IP headers lie at a multiple of four by the kernel's
-/// convention (`NET_IP_ALIGN`), except where the CPU does not care.
+/// Two bytes of a frame as they lie in memory, within what was reached.
 #[inline(always)]
-fn word(frame: *mut u8, at: usize) -> u32 {
+pub(crate) fn half(frame: *mut u8, at: usize) -> u16 {
+    // SAFETY: as said; the verifier checks bounds and alignment.
+    unsafe { *frame.add(at).cast::<u16>() }
+}
+
+/// A word of a frame as it lies in memory, within what was reached. IP headers lie at a multiple of four by the kernel's
+/// convention (`NET_IP_ALIGN`), except where the CPU does not care; those in a tunnel lie two bytes beside one.
+#[inline(always)]
+pub(crate) fn word(frame: *mut u8, at: usize) -> u32 {
     // SAFETY: as said; the verifier checks bounds and alignment.
     unsafe { *frame.add(at).cast::<u32>() }
 }

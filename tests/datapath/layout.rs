@@ -21,10 +21,13 @@ fn layout() -> String {
         ("Endpoint.pod_mac", offset_of!(Endpoint, pod_mac)),
         ("Endpoint.host_mac", offset_of!(Endpoint, host_mac)),
         ("Node.tunnel", offset_of!(Node, tunnel)),
+        ("Node.source", offset_of!(Node, source)),
         ("Node.flags", offset_of!(Node, flags)),
+        ("Node.underlay_ifindex", offset_of!(Node, underlay_ifindex)),
         ("NodeAddress.tunnel", offset_of!(NodeAddress, tunnel)),
         ("NodeAddress.flags", offset_of!(NodeAddress, flags)),
         ("Config.overlay_ifindex", offset_of!(Config, overlay_ifindex)),
+        ("Config.pod_mtu", offset_of!(Config, pod_mtu)),
     ] {
         writeln!(text, "field {field}: at {at}").unwrap();
     }

@@ -48,6 +48,8 @@ pub(crate) enum Sender {
 #[inline(always)]
 pub(crate) fn encapsulate(skb: &SkBuff, packet: &Packet, to: &Node, device: u32) -> Result<Verdict, DropReason> {
     hop_limit::decrement(skb, packet)?;
+    // The fast path needs them too: the kernel refuses to redirect a frame that is for many.
+    deliver::address_frame(skb, INNER_DESTINATION, INNER_SOURCE)?;
     if to.underlay_ifindex != 0
         && let Some(verdict) = fast_path::send(skb, packet, to)?
     {
@@ -63,7 +65,6 @@ pub(crate) fn encapsulate(skb: &SkBuff, packet: &Packet, to: &Node, device: u32)
         key.remote = to.tunnel.0;
         key.local = to.source.0;
     }
-    deliver::address_frame(skb, INNER_DESTINATION, INNER_SOURCE)?;
     set_tunnel_key(skb, &mut key, u64::from(flags))?;
     // SAFETY: a helper that takes numbers only.
     redirect(unsafe { bpf_redirect(device, 0) })

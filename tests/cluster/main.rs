@@ -7,6 +7,7 @@
 mod agent;
 mod api_server;
 mod churn;
+mod fast_path;
 mod fixture;
 mod host;
 mod ipv6_alone;

@@ -12,8 +12,8 @@ use weft_tests::wiring::Wiring;
 
 use crate::fixture::{Fixture, Network};
 use crate::{
-    Case, agent, api_server, churn, host, ipv6_alone, kubelet, large, nodes, outcome, pods, rbac, reboot, runtimes,
-    survival_agent, survival_runtime, twofold,
+    Case, agent, api_server, churn, fast_path, host, ipv6_alone, kubelet, large, nodes, outcome, pods, rbac, reboot,
+    runtimes, survival_agent, survival_runtime, twofold,
 };
 
 /// A kind of cluster.
@@ -68,6 +68,7 @@ impl Topology {
         });
         if network == Network::Weft {
             cases.extend(agent::REPORTS);
+            cases.extend(fast_path::CASES);
             cases.extend(match self {
                 Self::Common => [
                     agent::CASES,

@@ -16,6 +16,7 @@ use weft_common::layout::LAYOUT_VERSION;
 use crate::config::Config;
 use crate::datapath::kernel::LinuxKernel;
 use crate::datapath::notifications::Notifications;
+use crate::datapath::old_layouts::OldLayouts;
 use crate::datapath::requirements::Requirements;
 use crate::datapath::{object, programs};
 use crate::install::{Installer, Places};
@@ -95,6 +96,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let after_pass = Follow {
         metrics: Metrics::register(&mut registry, view.clone()),
         installer: installer(&config),
+        old_layouts: OldLayouts::beside(&config.pin_directory),
         boot_id: node_facts::boot_id()?,
     };
     let health = health::serve("health", config.health_address, health::router(view.clone()));
@@ -162,20 +164,25 @@ fn installer(config: &Config) -> Installer {
 struct Follow {
     metrics: Metrics,
     installer: Installer,
+    old_layouts: OldLayouts,
     boot_id: String,
 }
 
 impl AfterPass for Follow {
     fn in_sync(&mut self, comparison: &Comparison) -> Vec<Problem> {
-        let Comparison { plan, desired, .. } = comparison;
-        self.installer.ensure(&NodeFacts {
+        let Comparison { plan, desired, observed, .. } = comparison;
+        let problems = self.installer.ensure(&NodeFacts {
             layout: LAYOUT_VERSION,
             boot_id: self.boot_id.clone(),
             node: plan.name.clone(),
             pod_cidrs: plan.pod_cidrs.clone(),
             gateways: plan.pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
             mtu: desired.device.as_ref().map_or(0, |device| device.mtu),
-        })
+        });
+        if problems.is_empty() {
+            self.old_layouts.retire(&observed.filters);
+        }
+        problems
     }
 
     fn passed(&mut self, pass: &Pass, took: Duration) {

@@ -12,6 +12,7 @@ mod masquerade;
 mod netfilter;
 pub mod notifications;
 pub mod object;
+pub mod old_layouts;
 pub mod pins;
 pub mod pod_interfaces;
 mod pod_links;

@@ -12,7 +12,7 @@ use super::plan::{Blocked, Plan, plan};
 use super::pod_devices::{PodDevices, Records};
 use super::pods;
 use super::repairs::Repairs;
-use super::state::{Change, OverlayState, Underlay};
+use super::state::{Change, FilterProgram, OverlayState, Underlay};
 use super::{sysctls, underlay};
 use crate::datapath::{Kernel, KernelError, Watched};
 use crate::model::cluster::Cluster;
@@ -152,7 +152,11 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
             Some(achieved) if !changes.is_empty() => diff(achieved, &comparison.observed),
             _ => Vec::new(),
         };
-        let rest: Vec<Change> = changes.into_iter().filter(|change| !change.needs_lock()).collect();
+        // Another layout's program finds pods in its own map. Ours must not take its place before they are all in the new one.
+        let lacks_endpoints = !failures.is_empty();
+        let is_too_early = |change: &Change| lacks_endpoints && replaces_program(change, &comparison.observed);
+        let rest: Vec<Change> =
+            changes.into_iter().filter(|change| !change.needs_lock() && !is_too_early(change)).collect();
         self.apply(&rest, &comparison.plan, &mut applied, &mut failures).await;
         // What the plugin made is never new to us: a change of it puts right what somebody else did.
         let is_repair = |change: &&Change| {
@@ -242,6 +246,12 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         }
         self.known_failures = now;
     }
+}
+
+/// Whether a change puts our program in the place of another one that runs now.
+fn replaces_program(change: &Change, observed: &OverlayState) -> bool {
+    let Change::SetFilter(place, _) = change else { return false };
+    observed.filters.get(place) == Some(&FilterProgram::Other)
 }
 
 fn blocked(plan: &Plan, error: &KernelError, next_step: &str) -> Blocked {

@@ -13,5 +13,8 @@ mod layout;
 mod node;
 mod pins;
 mod streams;
+mod streams_traffic;
 mod to_pod;
+mod ways_pair;
+mod ways_pairs;
 mod wire;

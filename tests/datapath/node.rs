@@ -40,6 +40,7 @@ pub(crate) struct Node {
     pub(crate) maps: Maps,
     pub(crate) pods: Vec<Pod>,
     pub(crate) number: u8,
+    pub(crate) underlay: Underlay,
     pins: PathBuf,
 }
 
@@ -72,7 +73,8 @@ pub(crate) fn pod_addresses(node: u8, index: usize) -> [String; 2] {
     [format!("10.244.{node}.{end}"), format!("fd00:10:244:{node}::{end}")]
 }
 
-fn pod_cidrs(number: u8) -> [IpNetwork; 2] {
+/// The networks of the pods of a node.
+pub(crate) fn pod_cidrs(number: u8) -> [IpNetwork; 2] {
     [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")].map(|text| text.parse().unwrap())
 }
 
@@ -132,7 +134,7 @@ impl Node {
         for sysctl in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             namespace.set_sysctl(sysctl, "1").unwrap();
         }
-        let mut node = Self { namespace, maps, pods: Vec::new(), number, pins };
+        let mut node = Self { namespace, maps, pods: Vec::new(), number, underlay, pins };
         node.add_overlay(underlay);
         for index in 0..pods {
             let pod = node.add_pod(index);
@@ -198,7 +200,8 @@ impl Node {
         Pod { ifindex: ifindex(&namespace, "eth0"), namespace, endpoint }
     }
 
-    fn attach(&self, device: &str, hook: &str, program: &str) {
+    /// Attaches a program of this node.
+    pub(crate) fn attach(&self, device: &str, hook: &str, program: &str) {
         run(&self.namespace, &format!("tc qdisc replace dev {device} clsact"));
         let pin = Path::new(&self.pins).join(program);
         let filter =

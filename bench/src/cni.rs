@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
-use nix::unistd::Pid;
 use serde_json::json;
 use weft_agent::datapath::{object::OBJECT, programs};
 use weft_tests::instance::Instance;
 use weft_tests::netns::Namespace;
 use weft_tests::plan::Family;
 
+use crate::cpu::OneCpu;
 use crate::endurance;
-use crate::plugins::{self, Plugin};
+use crate::pins::mount_bpffs;
+use crate::plugins::{self, Plugin, milliseconds};
 use crate::sample::Samples;
 
 /// Samples by plugin and kind of call.
@@ -39,7 +38,7 @@ pub(crate) struct Counts {
 pub(crate) fn run(counts: &Counts, family: Family, weft: &Path, json: Option<&Path>) -> Result<()> {
     let Counts { rounds, at_once, endurance } = *counts;
     let instance = Instance::of_this_process()?;
-    let pins = mount_bpffs(&instance.folder().join("bpf"))?;
+    let pins = mount_bpffs(instance.folder())?.join("weft");
     programs::load(&pins, OBJECT)?;
     let plugins = plugins::all(weft, family, instance.folder(), &pins)?;
     let node = Namespace::new("node")?;
@@ -69,47 +68,15 @@ pub(crate) fn run(counts: &Counts, family: Family, weft: &Path, json: Option<&Pa
     Ok(())
 }
 
-/// A BPF file system that only this process sees: no agent of this machine is touched, and it goes with the process.
-fn mount_bpffs(folder: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(folder)?;
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace (root is needed)")?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-    mount(Some("bpf"), folder, Some("bpf"), MsFlags::empty(), None::<&str>)?;
-    Ok(folder.join("weft"))
-}
-
 fn one(plugin: &Plugin, index: usize, node: &Namespace, round: usize, results: &mut Results) -> Result<()> {
     let pod = Namespace::new("pod")?;
     let id = format!("one-{index}-{round}");
-    let pinned = Pinned::to_the_last_cpu()?;
+    let pinned = OneCpu::last()?;
     for command in ["ADD", "DEL"] {
-        results.entry((index, command)).or_default().push(plugin.call(node, command, &pod, &id)?);
+        results.entry((index, command)).or_default().push(milliseconds(plugin.call(node, command, &pod, &id)?));
     }
     drop(pinned);
     Ok(())
-}
-
-/// Keeps this thread, and the processes that it starts, on one CPU until it is dropped.
-struct Pinned {
-    before: CpuSet,
-}
-
-impl Pinned {
-    fn to_the_last_cpu() -> Result<Self> {
-        let before = sched_getaffinity(Pid::from_raw(0)).context("cannot read on which CPUs this may run")?;
-        let last = (0..CpuSet::count()).rev().find(|cpu| before.is_set(*cpu).unwrap_or(false));
-        let mut one = CpuSet::new();
-        one.set(last.context("this may run on no CPU")?)?;
-        sched_setaffinity(Pid::from_raw(0), &one).context("cannot choose the CPU")?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // Where it fails, the rest of the measurement runs on one CPU.
-        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
-    }
 }
 
 fn many(
@@ -130,7 +97,7 @@ fn many(
             calls.into_iter().map(|call| call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
         let times: Result<Vec<_>> = times;
-        times?.into_iter().for_each(|time| results.entry((index, kind)).or_default().push(time));
+        times?.into_iter().for_each(|time| results.entry((index, kind)).or_default().push(milliseconds(time)));
     }
     Ok(())
 }

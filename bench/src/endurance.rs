@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use weft_common::layout::map::ENDPOINTS;
 use weft_tests::netns::Namespace;
 
-use crate::plugins::Plugin;
+use crate::plugins::{Plugin, milliseconds};
 use crate::sample::Samples;
 
 /// Parts that the calls are divided into to see whether they become slower.
@@ -33,8 +33,8 @@ pub(crate) fn run(plugin: &Plugin, node: &Namespace, state: &Path, pins: &Path, 
     for number in 0..calls {
         let (add, del) = &mut parts[number * PARTS / calls];
         let id = format!("endurance-{number}");
-        add.push(plugin.call(node, "ADD", &pod, &id)?);
-        del.push(plugin.call(node, "DEL", &pod, &id)?);
+        add.push(milliseconds(plugin.call(node, "ADD", &pod, &id)?));
+        del.push(milliseconds(plugin.call(node, "DEL", &pod, &id)?));
     }
     println!("\n{calls} ADD and DEL of {}, one after the other beside {LIVING} pods; p50 in milliseconds", plugin.name);
     for (name, of) in [("ADD", 0), ("DEL", 1)] {

@@ -1,14 +1,19 @@
 //! Every figure that weft publishes, with its peers measured in the same run: rounds interleaved, medians and ratios printed.
 
 mod cni;
+mod cpu;
 mod endurance;
+mod path;
+mod pins;
 mod plugins;
 mod sample;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use weft_tests::plan::Family;
+use weft_tests::reexec;
 
 #[derive(Parser)]
 #[command(name = "bench", about)]
@@ -40,14 +45,32 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Round trips, streams and small packets between pods, against a veth pair, a bridge, the kernel's VXLAN and a network like flannel's
+    Path(path::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    let Arguments { programs, what } = Arguments::parse();
+fn main() -> ExitCode {
+    // This program is its own server, and its own janitor.
+    if let Some(code) = path::serve::run_if_asked().or_else(reexec::run_if_asked) {
+        return code;
+    }
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { programs, what } = arguments;
+    let weft = programs.join("weft-cni");
     match what {
         What::Cni { rounds, at_once, endurance, family, json } => {
             let counts = cni::Counts { rounds, at_once, endurance };
-            cni::run(&counts, family, &programs.join("weft-cni"), json.as_deref())
+            cni::run(&counts, family, &weft, json.as_deref())
         }
+        What::Path(options) => path::run(&options, &weft),
     }
 }

@@ -1,15 +1,18 @@
 //! The plugins that are compared, each with a network of its own on the same node.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, io::Write};
 
 use anyhow::{Context, Result, ensure};
+use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
+use weft_agent::overlay::plan::gateway;
 use weft_cni::node_facts::{self, NodeFacts};
 use weft_common::layout::LAYOUT_VERSION;
-use weft_tests::netns::Namespace;
+use weft_tests::netns::{Namespace, View};
 use weft_tests::plan::Family;
 
 /// Where Debian's package containernetworking-plugins puts them.
@@ -27,8 +30,44 @@ pub(crate) struct Plugin {
 }
 
 impl Plugin {
+    fn new(name: &'static str, program: PathBuf, mut configuration: Value) -> Self {
+        let kind = program.file_name().unwrap_or_default().to_string_lossy();
+        configuration["cniVersion"] = json!("1.0.0");
+        // host-local keeps the addresses of each name apart.
+        configuration["name"] = json!(kind);
+        configuration["type"] = json!(kind);
+        Self { name, program, configuration: configuration.to_string() }
+    }
+
+    /// weft's own, with what it needs of its node.
+    pub(crate) fn weft(program: &Path, state: &Path, pins: &Path) -> Self {
+        let configuration = json!({ "stateDirectory": state, "pinDirectory": pins });
+        Self::new("weft-cni", program.to_owned(), configuration)
+    }
+
+    /// Debian's bridge with host-local. What host-local stores goes to `folder`.
+    pub(crate) fn bridge(folder: &Path, bridge: &str, subnets: &[IpNetwork], mtu: u32) -> Self {
+        let configuration = json!({
+            "bridge": bridge, "isGateway": true, "hairpinMode": true, "mtu": mtu,
+            "ipam": host_local(folder, subnets),
+        });
+        Self::new("bridge + host-local", debian("bridge"), configuration)
+    }
+
     /// One call, timed from the start of the process to its end.
     pub(crate) fn call(&self, node: &Namespace, command: &str, pod: &Namespace, id: &str) -> Result<Duration> {
+        self.answer(node, command, pod, id).map(|(time, _)| time)
+    }
+
+    /// ADD: gives the first address of the pod.
+    pub(crate) fn add(&self, node: &View, pod: &Namespace, id: &str) -> Result<IpAddr> {
+        let (_, answer) = self.answer(node, "ADD", pod, id)?;
+        let result: Value = serde_json::from_str(&answer).context("the plugin wrote no JSON")?;
+        let address = result["ips"][0]["address"].as_str().context("the plugin gave no address")?;
+        Ok(address.parse::<IpNetwork>()?.ip())
+    }
+
+    fn answer(&self, node: &View, command: &str, pod: &Namespace, id: &str) -> Result<(Duration, String)> {
         let mut call = node.command([&self.program]);
         call.env_clear()
             .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", id), ("CNI_IFNAME", "eth0"), ("CNI_PATH", DEBIAN)])
@@ -37,19 +76,24 @@ impl Plugin {
         let begin = Instant::now();
         let answer = answer(&mut call, self.configuration.as_bytes());
         let time = begin.elapsed();
-        answer.with_context(|| format!("{command} of {}", self.name))?;
-        Ok(time)
+        Ok((time, answer.with_context(|| format!("{command} of {}", self.name))?))
     }
 }
 
-fn answer(call: &mut Command, input: &[u8]) -> Result<()> {
+fn answer(call: &mut Command, input: &[u8]) -> Result<String> {
     let mut process = call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     // One that ends before it has read all says why on its standard output.
     let written = process.stdin.take().context("the process has no standard input")?.write_all(input);
     let output = process.wait_with_output()?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{}: {out}{err}", output.status);
-    Ok(written?)
+    written?;
+    Ok(out.into_owned())
+}
+
+/// A time as the table prints it.
+pub(crate) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 /// weft's state directory.
@@ -60,49 +104,43 @@ pub(crate) fn state(folder: &Path) -> PathBuf {
 /// All of them. `folder` gets what they store; `pins` holds the programs and maps of weft.
 pub(crate) fn all(weft: &Path, family: Family, folder: &Path, pins: &Path) -> Result<Vec<Plugin>> {
     let state = state(folder);
-    fs::create_dir_all(&state)?;
-    fs::write(state.join(node_facts::FILE), serde_json::to_vec(&facts(family)?)?)?;
-    let debian = |name| Path::new(DEBIAN).join(name);
-    let ours = json!({ "type": "weft-cni", "stateDirectory": state, "pinDirectory": pins });
-    let ptp = json!({ "type": "ptp", "ipam": host_local(folder, family, PTP) });
-    let bridge = json!({
-        "type": "bridge", "bridge": "bench0", "isGateway": true,
-        "ipam": host_local(folder, family, BRIDGE),
-    });
+    let subnets = |[v4, v6]: [&'static str; 2]| {
+        family.choose(v4, v6).into_iter().map(str::parse).collect::<Result<Vec<IpNetwork>, _>>()
+    };
+    write_facts(&state, "bench", &subnets(WEFT)?, 1450)?;
+    let ptp = json!({ "ipam": host_local(folder, &subnets(PTP)?) });
+    let bridge = json!({ "bridge": "bench0", "isGateway": true, "ipam": host_local(folder, &subnets(BRIDGE)?) });
     Ok(vec![
-        Plugin { name: "weft-cni", program: weft.to_owned(), configuration: configuration("weft", ours) },
-        Plugin { name: "ptp + host-local", program: debian("ptp"), configuration: configuration("ptp", ptp) },
-        Plugin {
-            name: "bridge + host-local",
-            program: debian("bridge"),
-            configuration: configuration("bridge", bridge),
-        },
+        Plugin::weft(weft, &state, pins),
+        Plugin::new("ptp + host-local", debian("ptp"), ptp),
+        Plugin::new("bridge + host-local", debian("bridge"), bridge),
     ])
 }
 
-fn configuration(name: &str, mut plugin: Value) -> String {
-    plugin["cniVersion"] = json!("1.0.0");
-    plugin["name"] = json!(name);
-    plugin.to_string()
+fn debian(name: &str) -> PathBuf {
+    Path::new(DEBIAN).join(name)
 }
 
-fn host_local(folder: &Path, family: Family, ranges: [&'static str; 2]) -> Value {
-    let choose = |[v4, v6]: [&'static str; 2]| family.choose(v4, v6).into_iter();
+fn host_local(folder: &Path, subnets: &[IpNetwork]) -> Value {
+    let everything = |subnet: &IpNetwork| if subnet.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
     json!({
         "type": "host-local", "dataDir": folder.join("host-local"),
-        "ranges": choose(ranges).map(|subnet| json!([{ "subnet": subnet }])).collect::<Vec<_>>(),
-        "routes": choose(["0.0.0.0/0", "::/0"]).map(|dst| json!({ "dst": dst })).collect::<Vec<_>>(),
+        "ranges": subnets.iter().map(|subnet| json!([{ "subnet": subnet }])).collect::<Vec<_>>(),
+        "routes": subnets.iter().map(|subnet| json!({ "dst": everything(subnet) })).collect::<Vec<_>>(),
     })
 }
 
-fn facts(family: Family) -> Result<NodeFacts> {
+/// Writes what the agent tells the plugin, into weft's state directory.
+pub(crate) fn write_facts(state: &Path, node: &str, pod_cidrs: &[IpNetwork], mtu: u32) -> Result<()> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
-    Ok(NodeFacts {
+    let facts = NodeFacts {
         layout: LAYOUT_VERSION,
         boot_id: boot_id.trim().to_owned(),
-        node: "bench".to_owned(),
-        pod_cidrs: family.choose(WEFT[0], WEFT[1]).into_iter().map(str::parse).collect::<Result<_, _>>()?,
-        gateways: family.choose("10.201.0.1", "fd00:201::1").into_iter().map(str::parse).collect::<Result<_, _>>()?,
-        mtu: 1450,
-    })
+        node: node.to_owned(),
+        pod_cidrs: pod_cidrs.to_vec(),
+        gateways: pod_cidrs.iter().map(|pod_cidr| gateway(*pod_cidr)).collect(),
+        mtu,
+    };
+    fs::create_dir_all(state)?;
+    Ok(fs::write(state.join(node_facts::FILE), serde_json::to_vec(&facts)?)?)
 }

@@ -13,6 +13,9 @@ use crate::tree;
 /// The programs and the packages that they come from have the same names.
 pub(crate) const PROGRAMS: [&str; 3] = ["weft-agent", "weft", "weft-cni"];
 
+/// Static, so that the image needs no file system and the plugin runs on whatever the node's host is.
+pub(crate) const STATIC: &str = "-C target-feature=+crt-static";
+
 /// Most bytes of the plugin.
 const PLUGIN_LIMIT: u64 = 2_500_000;
 
@@ -25,8 +28,7 @@ pub(crate) fn programs(progress: &mut Progress) -> Result<PathBuf> {
         for package in PROGRAMS {
             build.args(["--package", package]);
         }
-        // Static, so that the image needs no file system and the plugin runs on whatever the node's host is.
-        build.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        build.env("RUSTFLAGS", STATIC);
         detail.run("build", &mut build, Detail::say)
     })?;
     let folder = target_folder()?.join(host).join("release");

@@ -1,0 +1,91 @@
+//! A run as tables.
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use super::measurement::Measurement;
+use super::peer::{LINES, Place};
+use super::record::Record;
+
+/// Prints everything, for a terminal or as Markdown.
+pub(crate) fn print(record: &Record, markdown: bool) {
+    let Record { rounds, turn_milliseconds, family, cpu, date, kernel, processor, commit, command, .. } = record;
+    println!("{date}, Linux {kernel}, {processor}, commit {commit}: `{command}`\n");
+    println!(
+        "{family}; {rounds} rounds interleaved, {turn_milliseconds} ms a turn, all on CPU {cpu}. p10 and p90 are those of the rounds; of a \
+         round trip, each round's figure is its median, and \"slow\" the median of what nine in ten did not exceed. Ratios are medians of \
+         the rounds' own."
+    );
+    for place in Place::ALL {
+        println!("\n{}{}\n", if markdown { "### " } else { "" }, title(place));
+        println!("{}", figures(record, place, markdown));
+    }
+    if !record.aims.is_empty() {
+        println!("\n{}Aims\n\n{}", if markdown { "### " } else { "" }, aims(record, markdown));
+    }
+    if !record.programs.is_empty() {
+        println!("\n{}Time in programs\n\n{}", if markdown { "### " } else { "" }, programs(record, markdown));
+    }
+}
+
+fn title(place: Place) -> &'static str {
+    match place {
+        Place::SameNode => "Same node",
+        Place::CrossNode => "Cross node",
+    }
+}
+
+fn table(markdown: bool) -> Table {
+    let mut table = Table::new();
+    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
+    table
+}
+
+fn right(text: String) -> Cell {
+    Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+fn figures(record: &Record, place: Place, markdown: bool) -> Table {
+    let mut table = table(markdown);
+    let references = place.references();
+    let mut header: Vec<String> = ["measured", "unit", "peer", "median", "p10", "p90", "slow"].map(String::from).into();
+    header.extend(references.iter().map(|peer| format!("to {}", peer.short_name())));
+    table.set_header(header);
+    for measurement in Measurement::ALL {
+        for (_, peer) in LINES.into_iter().filter(|line| line.0 == place) {
+            let Some(of) = record.figures(place, measurement, peer) else { continue };
+            let mut row = vec![Cell::new(measurement.name()), Cell::new(&of.unit), Cell::new(peer.name())];
+            let spread = [0.5, 0.1, 0.9].map(|share| of.samples.quantile(share));
+            row.extend(spread.map(|figure| right(format!("{figure:.2}"))));
+            row.push(right(if of.p90.is_empty() { String::new() } else { format!("{:.2}", of.p90.median()) }));
+            for reference in references {
+                let ratio = record.ratio(of, *reference).filter(|_| *reference != peer);
+                row.push(right(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))));
+            }
+            table.add_row(row);
+        }
+    }
+    table
+}
+
+fn aims(record: &Record, markdown: bool) -> Table {
+    let mut table = table(markdown);
+    table.set_header(["aim", "measured", ""]);
+    for outcome in &record.aims {
+        let word = if outcome.met { "met" } else { "missed" };
+        table.add_row([Cell::new(&outcome.aim), right(format!("{:.3}", outcome.ratio)), Cell::new(word)]);
+    }
+    table
+}
+
+fn programs(record: &Record, markdown: bool) -> Table {
+    let mut table = table(markdown);
+    table.set_header(["TCP round trip", "way", "program", "runs", "ns a run", "ns a round trip"]);
+    for cost in &record.programs {
+        let (runs, each) = (cost.runs_per_round_trip, cost.nanoseconds_per_run);
+        let figures = [format!("{runs:.2}"), format!("{each:.0}"), format!("{:.0}", runs * each)];
+        let mut row = vec![Cell::new(cost.place.name()), Cell::new(cost.peer.name()), Cell::new(&cost.program)];
+        row.extend(figures.map(right));
+        table.add_row(row);
+    }
+    table
+}

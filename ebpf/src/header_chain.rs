@@ -45,6 +45,7 @@ pub(crate) fn transport(skb: &SkBuff, packet: &Packet) -> Result<Option<Transpor
     match packet.family {
         Family::V4 => {
             if packet.header_length > IPV4 {
+                byte(skb, at - 1)?;
                 check_options(skb, at)?;
             }
             Ok((!packet.later_fragment).then_some(Transport { protocol: packet.next_header, at }))
@@ -105,9 +106,8 @@ fn walk(skb: &SkBuff, first: u8, start: usize) -> Result<Option<Transport>, Drop
         at += bytes;
         protocol = next;
         if !is_extension(protocol) {
-            if protocol != NO_NEXT {
-                byte(skb, at)?;
-            }
+            // Where nothing comes next, the last header must be whole.
+            byte(skb, if protocol == NO_NEXT { at - 1 } else { at })?;
             return Ok(Some(Transport { protocol, at }));
         }
     }

@@ -108,7 +108,9 @@ fn judge(
     lengths: &Lengths,
     has_checksum: bool,
 ) -> Result<Option<Outer>, DropReason> {
-    if !maps::is_own_internal_ip(&destination) {
+    // In the maps such an address is an IPv4 one. In an IPv6 header it is nobody's, and the kernel drops the packet.
+    let is_of_nobody = family == Family::V6 && (source.is_v4() || destination.is_v4());
+    if is_of_nobody || !maps::is_own_internal_ip(&destination) {
         return Ok(None);
     }
     let from = maps::other_node(&source)?;

@@ -90,7 +90,12 @@ pub(crate) fn decapsulate(skb: &SkBuff, packet: &Packet) -> Result<Sender, DropR
     if !is_v4 && !read_tunnel_key(skb, &mut key, u64::from(BPF_F_TUNINFO_IPV6)) {
         return Err(DropReason::NoTunnelKey);
     }
-    let address = |words: [u32; 4]| if is_v4 { Address::v4(words[0].to_be()) } else { Address(words) };
+    let address = |words: [u32; 4]| match Address(words) {
+        _ if is_v4 => Address::v4(words[0].to_be()),
+        // In the maps it is an IPv4 address. In an IPv6 header it is nobody's.
+        mapped if mapped.is_v4() => Address::UNSPECIFIED,
+        address => address,
+    };
     let from = maps::other_node(&address(key.remote))?;
     // Kernels before 6.0 do not tell it.
     let tells_destination = key.local != [0; 4];

@@ -13,6 +13,7 @@ mod layout;
 mod node;
 mod pins;
 mod streams;
+mod streams_offloads;
 mod streams_traffic;
 mod to_pod;
 mod ways_pair;

@@ -18,4 +18,5 @@ mod streams_traffic;
 mod to_pod;
 mod ways_pair;
 mod ways_pairs;
+mod ways_switching;
 mod wire;

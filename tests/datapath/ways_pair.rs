@@ -45,8 +45,9 @@ impl Node {
             }
             Way::Device => {
                 self.set_way(None);
-                // Without a qdisc there is no filter either, and nothing to take away.
-                let _ = self.namespace.run(["tc", "qdisc", "delete", "dev", UNDERLAY_DEVICE, "clsact"]);
+                // The qdisc stays: while one comes or goes the kernel drops what the device sends.
+                run(&self.namespace, &format!("tc qdisc replace dev {UNDERLAY_DEVICE} clsact"));
+                run(&self.namespace, &format!("tc filter delete dev {UNDERLAY_DEVICE} ingress"));
             }
         }
     }
@@ -91,7 +92,9 @@ impl Pair {
     pub(crate) fn new(underlay: Underlay) -> Self {
         mount_bpffs();
         let [one, two] = node::underlay();
-        Self { nodes: [Node::new(one, 1, underlay, 1), Node::new(two, 2, underlay, 1)], underlay }
+        let pair = Self { nodes: [Node::new(one, 1, underlay, 1), Node::new(two, 2, underlay, 1)], underlay };
+        pair.take([Way::Device; 2]);
+        pair
     }
 
     /// Lets both ends take these ways.

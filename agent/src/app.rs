@@ -13,12 +13,14 @@ use tracing::{Instrument, error, info, info_span, warn};
 use weft_cni::node_facts::{self, NodeFacts};
 use weft_common::layout::LAYOUT_VERSION;
 
-use crate::config::Config;
+use crate::config::{Config, Switch};
+use crate::datapath::disturbance::Disturbance;
+use crate::datapath::interest::Interest;
 use crate::datapath::kernel::LinuxKernel;
 use crate::datapath::notifications::Notifications;
 use crate::datapath::old_layouts::OldLayouts;
 use crate::datapath::requirements::Requirements;
-use crate::datapath::{object, programs};
+use crate::datapath::{object, probe, programs};
 use crate::install::{Installer, Places};
 use crate::kubernetes::connect;
 use crate::kubernetes::watch::{self as kubernetes_watch, ApiServer};
@@ -28,6 +30,7 @@ use crate::overlay::driver::{self, AfterPass, Snapshot};
 use crate::overlay::plan::gateway;
 use crate::overlay::pod_devices::StateDirectory;
 use crate::overlay::reconcile::{Comparison, Pass, Reconciler};
+use crate::overlay::way::FastPath;
 use crate::view::View;
 use crate::{admin, health, reclaim};
 
@@ -68,8 +71,10 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let pins = config.pin_directory.clone();
     // The kernel checks every program, which takes its time: not on the thread that listens for signals.
     spawn_blocking(move || programs::load(&pins, object::OBJECT)).await.context("load the programs")??;
-    let mut disturbances = std::pin::pin!(disturbances(Notifications::subscribe()?));
+    let fast_path = fast_path(&config).await?;
     let kernel = LinuxKernel::open(&config.pin_directory, &config.proc_sys)?;
+    let interest = kernel.interest();
+    let mut disturbances = std::pin::pin!(disturbances(Notifications::subscribe(&interest)?, interest));
 
     // The API server: nothing is asked yet.
     let server =
@@ -106,7 +111,8 @@ async fn work(config: Config) -> anyhow::Result<()> {
 
     // API server -> watch -> cluster -> reconcile -> kernel.
     let watch = kubernetes_watch::nodes(connect, cluster_sender, api_sender);
-    let reconciler = Reconciler::new(&kernel, StateDirectory(config.state_directory.clone()), config.node_name.clone());
+    let records = StateDirectory(config.state_directory.clone());
+    let reconciler = Reconciler::new(&kernel, records, config.node_name.clone(), fast_path);
     let reconcile = driver::run(reconciler, cluster, disturbances.as_mut(), questions, snapshot_sender, after_pass);
 
     let reclaim = reclaim::forever(config.state_directory.clone(), config.pin_directory.clone());
@@ -129,23 +135,40 @@ fn check(requirements: &Requirements) -> Option<String> {
     (!missing.is_empty()).then(|| missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
+/// Whether packets may go past `weft0`: what the setting says and the kernel can.
+async fn fast_path(config: &Config) -> anyhow::Result<FastPath> {
+    if config.fast_path == Switch::Off {
+        info!(object = "fast path", "switched off by the setting: all packets go by weft0");
+        return Ok(FastPath::SwitchedOff);
+    }
+    let pins = config.pin_directory.clone();
+    let probed = spawn_blocking(move || probe::fast_path(&pins, object::OBJECT)).await.context("probe the kernel")?;
+    Ok(match probed {
+        Ok(()) => FastPath::Allowed,
+        Err(error) => {
+            warn!(object = "fast path", reason = %error, "this kernel cannot: all packets go by weft0, which is slower");
+            FastPath::Unsupported(error.to_string())
+        }
+    })
+}
+
 /// The kernel's notifications for as long as the process lives: where they break, everything may have changed.
-fn disturbances(notifications: Notifications) -> impl Stream<Item = ()> {
-    stream::unfold(Some(notifications), |notifications| async {
-        let next = match notifications {
+fn disturbances(notifications: Notifications, interest: Interest) -> impl Stream<Item = Disturbance> {
+    stream::unfold((Some(notifications), interest), |(notifications, interest)| async {
+        let (disturbance, next) = match notifications {
             Some(mut notifications) => match notifications.changed().await {
-                Ok(()) => Some(notifications),
+                Ok(disturbance) => (disturbance, Some(notifications)),
                 Err(error) => {
                     warn!(object = "kernel notifications", reason = %error, "broken; subscribing again");
-                    None
+                    (Disturbance::Underlay, None)
                 }
             },
             None => {
                 sleep(RESUBSCRIBE).await;
-                Notifications::subscribe().ok()
+                (Disturbance::Underlay, Notifications::subscribe(&interest).ok())
             }
         };
-        Some(((), next))
+        Some((disturbance, (next, interest)))
     })
 }
 

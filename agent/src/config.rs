@@ -57,6 +57,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
 impl Config {
     /// The API server of the command line. An empty value, as in a ConfigMap with every key, is none.
     pub fn api_server(&self) -> Option<&str> {
@@ -101,6 +110,10 @@ pub struct Config {
     /// Where the runtime looks for CNI configurations.
     #[arg(long, env = "CNI_CONF_DIRECTORY", default_value = "/etc/cni/net.d")]
     pub cni_conf_directory: PathBuf,
+    /// Whether packets of pods go past the VXLAN device to nodes that are reached by one Ethernet device, where the kernel can do that.
+    /// Off: all go by the VXLAN device, which is slower and asks less of the kernel.
+    #[arg(long, env = "FAST_PATH", value_enum, default_value_t = Switch::On)]
+    pub fast_path: Switch,
     /// Where /healthz, /readyz and /livez are served.
     #[arg(long, env = "HEALTH_ADDRESS", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 10256))]
     pub health_address: SocketAddr,
@@ -124,7 +137,8 @@ mod tests {
     fn the_agent_needs_a_node_name_and_nothing_else() {
         let parsed = CommandLine::try_parse_from(["weft-agent", "--node-name", "one", "--log-format", "json"]).unwrap();
         assert_eq!(parsed.log_format, LogFormat::Json);
-        assert_eq!(parsed.agent.unwrap().health_address.to_string(), "[::]:10256");
+        let config = parsed.agent.unwrap();
+        assert_eq!((config.health_address.to_string().as_str(), config.fast_path), ("[::]:10256", Switch::On));
         if std::env::var_os("NODE_NAME").is_none() {
             let error = CommandLine::try_parse_from(["weft-agent"]).unwrap_err().to_string();
             assert!(error.contains("--node-name"), "{error}");

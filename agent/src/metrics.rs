@@ -183,6 +183,7 @@ mod tests {
     use crate::overlay::pod_devices::PodDevices;
     use crate::overlay::reconcile::{Comparison, Failure};
     use crate::overlay::state::{Change, OverlayState, Underlay};
+    use crate::overlay::way::Ways;
     use crate::overlay::{desired, plan};
 
     fn pass() -> (Pass, Cluster) {
@@ -195,9 +196,10 @@ mod tests {
         let cluster = Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new() };
         let plan = plan::plan(&cluster, "one").unwrap();
         let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
-        let desired = desired::desired(&plan, &underlay, &PodDevices::default(), &OverlayState::default());
+        let desired =
+            desired::desired(&plan, &underlay, &Ways::default(), &PodDevices::default(), &OverlayState::default());
         let observed = desired.clone();
-        let comparison = Comparison { plan, underlay, desired, observed, problems: Vec::new() };
+        let comparison = Comparison { plan, underlay, ways: Ways::default(), desired, observed, problems: Vec::new() };
         let failure =
             Failure { kind: "set_node", object: "map".to_owned(), reason: "full".to_owned(), essential: true };
         let pass = Pass {

@@ -60,6 +60,7 @@ mod tests {
     use crate::overlay::plan::Blocked;
     use crate::overlay::reconcile::{Comparison, Failure, Pass};
     use crate::overlay::state::{OverlayState, Underlay};
+    use crate::overlay::way::Ways;
 
     fn snapshot(failures: Vec<Failure>, installation: Option<Vec<Problem>>, node: Node) -> Snapshot {
         let cluster = Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new() };
@@ -73,6 +74,7 @@ mod tests {
         let comparison = Comparison {
             plan,
             underlay: Underlay { device: "eth0".to_owned(), mtu: 1500 },
+            ways: Ways::default(),
             desired: OverlayState::default(),
             observed: OverlayState::default(),
             problems: Vec::new(),

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use proptest::collection::{btree_map, btree_set};
 use proptest::option;
 use proptest::prelude::*;
-use weft_agent::datapath::fake::{FakeKernel, Faults};
+use weft_agent::datapath::fake::{FakeKernel, Faults, Surroundings, UNDERLAY_INDEX};
 use weft_agent::model::cluster::{Cluster, Node};
 use weft_agent::overlay::pod_devices::{PodDevices, RecordedInterface};
 use weft_agent::overlay::pods::{PodDevice, PodRoute, PodState};
@@ -17,6 +17,7 @@ use weft_agent::overlay::reconcile::Reconciler;
 use weft_agent::overlay::state::{
     FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, Pin, RouteKind, Underlay,
 };
+use weft_agent::overlay::way::{Device, FastPath, Hop, RouteAnswer};
 use weft_common::entries::Endpoint;
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -141,6 +142,40 @@ prop_compose! {
     }
 }
 
+fn underlay_device() -> impl Strategy<Value = String> {
+    prop_oneof![Just("eth0"), Just("eth1"), Just("tun0")].prop_map(str::to_owned)
+}
+
+fn underlay_filter() -> impl Strategy<Value = FilterProgram> {
+    prop_oneof![Just(FilterProgram::Other), Just(FilterProgram::Pinned("from_underlay".to_owned()))]
+}
+
+fn route_answer() -> impl Strategy<Value = RouteAnswer> {
+    let hop = (2..6u32, prop::bool::weighted(0.1)).prop_map(|(device, encapsulated)| Hop { device, encapsulated });
+    let route = (proptest::collection::vec(hop, 0..3), option::of(1400..1600u32), prop::bool::weighted(0.1))
+        .prop_map(|(hops, mtu, differs_by_device)| RouteAnswer::Route { hops, mtu, differs_by_device });
+    prop_oneof![1 => Just(RouteAnswer::None("No route to host".to_owned())), 4 => route]
+}
+
+prop_compose! {
+    /// The InternalIP is on `eth0`; whatever else is there may be gone.
+    fn surroundings()(
+        eth1 in any::<bool>(), tun0 in any::<bool>(), routes in btree_map(address(), route_answer(), 0..6),
+    ) -> Surroundings {
+        let device = |name: &str, not_ethernet: Option<&str>| {
+            Device { name: name.to_owned(), mtu: 1500, not_ethernet: not_ethernet.map(str::to_owned), ours: false }
+        };
+        let mut devices = BTreeMap::from([(2, device("eth0", None))]);
+        if eth1 {
+            devices.insert(3, device("eth1", None));
+        }
+        if tun0 {
+            devices.insert(4, device("tun0", Some("none")));
+        }
+        Surroundings { devices, carriers: BTreeSet::from([2]), routes }
+    }
+}
+
 fn pin() -> impl Strategy<Value = (String, Pin)> {
     let name = prop_oneof![Just("ENDPOINTS"), Just("NODES"), Just("from_pod"), Just("to_pod")].prop_map(str::to_owned);
     (name, prop_oneof![Just(Pin::InUse), Just(Pin::Other { seen: "the map with the number 7".to_owned() })])
@@ -170,6 +205,7 @@ prop_compose! {
         masquerade in option::of(btree_set(pod_cidr(), 0..3)),
         sysctls in proptest::collection::vec(sysctl(), 0..6),
         filters in proptest::collection::vec(filter(), 0..6),
+        underlay_filters in btree_map(underlay_device(), underlay_filter(), 0..3),
         pins in proptest::collection::vec(pin(), 0..6),
         pods in pod_state(),
     ) -> OverlayState {
@@ -184,7 +220,7 @@ prop_compose! {
             }).collect(),
             pins: pins.into_iter().collect(),
             sysctls: sysctls.into_iter().filter(|(path, _)| exists || !path.contains("weft0")).collect(),
-            device, nodes, node_addresses, masquerade, pods,
+            device, nodes, node_addresses, masquerade, underlay_filters, pods,
         }
     }
 }
@@ -210,7 +246,7 @@ prop_compose! {
 }
 
 fn reconciler(kernel: &FakeKernel) -> Reconciler<'_, FakeKernel, PodDevices> {
-    Reconciler::new(kernel, pods(), "one".to_owned())
+    Reconciler::new(kernel, pods(), "one".to_owned(), FastPath::Allowed)
 }
 
 fn underlay() -> Underlay {
@@ -224,12 +260,14 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 proptest! {
     #[test]
     fn one_pass_brings_any_kernel_to_the_desired_state_and_the_next_writes_nothing(
-        state in kernel_state(), cluster in cluster(),
+        state in kernel_state(), around in surroundings(), cluster in cluster(),
     ) {
         block_on(async {
             let kernel = FakeKernel::new(state, underlay());
+            kernel.surround(|surroundings| *surroundings = around.clone());
             let pass = reconciler(&kernel).pass(&cluster).await;
             prop_assert!(pass.failures.is_empty(), "{:?}", pass.failures);
+            no_packet_is_led_astray(&kernel.state(), &around)?;
             let writes = kernel.writes().len();
             // A new reconciler, as after a restart of the agent.
             let again = reconciler(&kernel).pass(&cluster).await;
@@ -242,13 +280,14 @@ proptest! {
 
     #[test]
     fn with_faults_in_every_tenth_call_it_gets_there_all_the_same(
-        state in kernel_state(), before in cluster(), after in cluster(), seed in any::<u64>(),
+        state in kernel_state(), before in cluster(), after in cluster(), around in [surroundings(), surroundings()], seed in any::<u64>(),
     ) {
         block_on(async {
             let kernel = FakeKernel::new(state, underlay());
             kernel.set_faults(Faults::Random { seed, percent: 10 });
             let mut reconciler = reconciler(&kernel);
-            for cluster in [&before, &after] {
+            for (cluster, around) in [&before, &after].into_iter().zip(&around) {
+                kernel.surround(|surroundings| *surroundings = around.clone());
                 // 10 % of at most some 60 calls: a dozen passes is far more than enough.
                 for _ in 0..12 {
                     reconciler.pass(cluster).await;
@@ -257,9 +296,34 @@ proptest! {
             kernel.set_faults(Faults::None);
             let last = reconciler.pass(&after).await;
             prop_assert!(last.applied.is_empty() && last.is_in_sync(), "{:?}", last.applied);
+            no_packet_is_led_astray(&kernel.state(), &around[1])?;
             Ok(())
         })?;
     }
+}
+
+/// Past `weft0` goes only what the kernel itself would send by that device, and what comes back there is taken.
+fn no_packet_is_led_astray(state: &OverlayState, around: &Surroundings) -> Result<(), TestCaseError> {
+    for entry in state.nodes.values().filter(|entry| !entry.local) {
+        let Some(index) = entry.underlay else { continue };
+        let device = around.devices.get(&index).filter(|device| device.not_ethernet.is_none());
+        prop_assert!(device.is_some_and(|device| state.underlay_filters.contains_key(&device.name)), "{entry:?}");
+        let leads_there =
+            |hops: &[Hop]| !hops.is_empty() && hops.iter().all(|hop| hop.device == index && !hop.encapsulated);
+        match around.routes.get(&entry.tunnel) {
+            Some(RouteAnswer::Route { hops, .. }) => prop_assert!(leads_there(hops), "{entry:?} {hops:?}"),
+            Some(other) => prop_assert!(false, "{entry:?} {other:?}"),
+            None => prop_assert_eq!(index, UNDERLAY_INDEX),
+        }
+    }
+    let below = |name: &String| {
+        name == "eth0" || around.devices.iter().any(|(index, device)| {
+        let leads = |answer: &RouteAnswer| matches!(answer, RouteAnswer::Route { hops, .. } if hops.iter().any(|hop| hop.device == *index));
+        device.name == *name && device.not_ethernet.is_none() && around.routes.values().any(leads)
+    })
+    };
+    prop_assert!(state.underlay_filters.keys().all(below), "{:?}", state.underlay_filters);
+    Ok(())
 }
 
 fn two_nodes() -> Cluster {
@@ -298,8 +362,8 @@ async fn what_somebody_else_changed_is_put_back_and_counted_but_our_own_work_is_
 #[tokio::test]
 async fn without_the_device_one_failure_is_reported_and_not_all_that_follow_from_it() {
     let kernel = FakeKernel::new(OverlayState::default(), underlay());
-    // The third call is the first change: the device.
-    kernel.set_faults(Faults::Every(3));
+    // The fourth call is the first change: the device.
+    kernel.set_faults(Faults::Every(4));
     let pass = reconciler(&kernel).pass(&two_nodes()).await;
     assert!(!pass.is_in_sync());
     assert!(pass.failures.iter().any(|failure| failure.object == "device weft0" && failure.essential));
@@ -314,7 +378,7 @@ async fn a_peer_whose_route_is_refused_does_not_make_this_node_useless() {
     kernel.edit(|state| {
         state.routes.remove(&"10.244.2.0/24".parse().unwrap());
     });
-    kernel.set_faults(Faults::Every(3));
+    kernel.set_faults(Faults::Every(4));
     let pass = reconciler.pass(&two_nodes()).await;
     assert_eq!(pass.failures.len(), 1, "{:?}", pass.failures);
     assert!(pass.is_in_sync() && !pass.failures[0].essential);

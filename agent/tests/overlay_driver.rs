@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
+use weft_agent::datapath::disturbance::Disturbance;
 use weft_agent::datapath::fake::{FakeKernel, Faults};
 use weft_agent::model::cluster::{Cluster, Node};
 use weft_agent::model::problem::Problem;
@@ -17,6 +18,7 @@ use weft_agent::overlay::driver::{self, AfterPass, Question, Snapshot};
 use weft_agent::overlay::pod_devices::PodDevices;
 use weft_agent::overlay::reconcile::{Comparison, Pass, Reconciler};
 use weft_agent::overlay::state::{OverlayState, Underlay};
+use weft_agent::overlay::way::FastPath;
 
 /// When passes were, since the start, and how many of them were in sync.
 #[derive(Clone, Default)]
@@ -40,7 +42,7 @@ impl AfterPass for Count {
 
 struct Loop {
     cluster: watch::Sender<Option<Arc<Cluster>>>,
-    disturb: UnboundedSender<()>,
+    disturb: UnboundedSender<Disturbance>,
     questions: mpsc::Sender<Question>,
     snapshot: watch::Receiver<Snapshot>,
     passes: Passes,
@@ -60,7 +62,7 @@ async fn with_loop<F: Future<Output = ()>>(kernel: &FakeKernel, test: impl FnOnc
     let (snapshot_sender, snapshot) = watch::channel(Snapshot::at_start());
     let passes = Passes::default();
     let count = Count { passes: passes.clone(), began: Instant::now() };
-    let reconciler = Reconciler::new(kernel, PodDevices::default(), "one".to_owned());
+    let reconciler = Reconciler::new(kernel, PodDevices::default(), "one".to_owned(), FastPath::Allowed);
     tokio::select! {
         () = driver::run(reconciler, cluster_receiver, disturbances.boxed(), question_receiver, snapshot_sender, count) => {
             panic!("the loop ended");
@@ -88,7 +90,7 @@ fn cluster(deleting: bool) -> Option<Arc<Cluster>> {
 async fn nothing_is_touched_before_the_first_list_but_questions_are_answered() {
     let kernel = kernel();
     with_loop(&kernel, async |loop_| {
-        loop_.disturb.unbounded_send(()).unwrap();
+        loop_.disturb.unbounded_send(Disturbance::Other).unwrap();
         sleep(Duration::from_secs(300)).await;
         assert_eq!((loop_.count(), kernel.writes().len()), (0, 0));
         assert!(loop_.snapshot.borrow().alive.elapsed() < Duration::from_secs(11), "it shows that it lives");
@@ -123,11 +125,11 @@ async fn a_disturbed_kernel_is_repaired_within_two_seconds_and_a_storm_costs_a_p
         loop_.cluster.send(cluster(false)).unwrap();
         sleep(Duration::from_secs(1)).await;
         kernel.edit(|state| state.routes.clear());
-        loop_.disturb.unbounded_send(()).unwrap();
+        loop_.disturb.unbounded_send(Disturbance::Other).unwrap();
         sleep(Duration::from_secs(2)).await;
         assert_eq!((kernel.state().routes.len(), loop_.count()), (1, 2));
         for _ in 0..1000 {
-            loop_.disturb.unbounded_send(()).unwrap();
+            loop_.disturb.unbounded_send(Disturbance::Other).unwrap();
             sleep(Duration::from_millis(10)).await;
         }
         assert!(loop_.count() <= 2 + 12, "{}", loop_.count());

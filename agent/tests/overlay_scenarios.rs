@@ -14,6 +14,7 @@ use weft_agent::overlay::diff::diff;
 use weft_agent::overlay::plan::{Blocked, Plan, plan};
 use weft_agent::overlay::pod_devices::PodDevices;
 use weft_agent::overlay::state::{Change, NodeEntry, OverlayState, RouteKind, Underlay};
+use weft_agent::overlay::way::Ways;
 
 /// A Node object as the API server has it; the podCIDRs and addresses are split at spaces.
 fn node(name: &str, addresses: &str, pod_cidrs: &str) -> Value {
@@ -38,7 +39,7 @@ fn underlay() -> Underlay {
 }
 
 fn state(plan: &Plan) -> OverlayState {
-    desired(plan, &underlay(), &PodDevices::default(), &OverlayState::default())
+    desired(plan, &underlay(), &Ways::default(), &PodDevices::default(), &OverlayState::default())
 }
 
 fn ip(text: &str) -> IpAddr {

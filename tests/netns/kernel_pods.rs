@@ -11,6 +11,7 @@ use weft_agent::model::cluster::{Cluster, Node};
 use weft_agent::overlay::pod_devices::StateDirectory;
 use weft_agent::overlay::reconcile::{Pass, Reconciler};
 use weft_agent::overlay::state::Change;
+use weft_agent::overlay::way::FastPath;
 use weft_cni::lock::Lock;
 use weft_common::entries::Endpoint;
 use weft_tests::netns::Namespace;
@@ -98,7 +99,7 @@ impl<'a> PodNode<'a> {
 
     /// An agent that knows nothing of the past.
     fn agent<'k>(&self, kernel: &'k LinuxKernel) -> Reconciler<'k, LinuxKernel, StateDirectory> {
-        Reconciler::new(kernel, StateDirectory(self.plugin.file("")), "node-1".to_owned())
+        Reconciler::new(kernel, StateDirectory(self.plugin.file("")), "node-1".to_owned(), FastPath::Allowed)
     }
 
     fn pass(&self, agent: &mut Reconciler<'_, LinuxKernel, StateDirectory>) -> Pass {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use weft_agent::datapath::interest::Interest;
 use weft_agent::datapath::notifications::Notifications;
 use weft_agent::overlay::state::{Change, FilterPlace, Hook, NodeEntry, OverlayState};
 use weft_common::entries::Config;
@@ -231,7 +232,7 @@ fn the_kernel_tells_of_changes_that_concern_weft() {
             "nft add rule inet weft postrouting accept",
         ] {
             let told = session.wait(async {
-                let mut notifications = Notifications::subscribe().unwrap();
+                let mut notifications = Notifications::subscribe(&Interest::default()).unwrap();
                 namespace.run(["sh", "-c", words]).unwrap();
                 tokio::time::timeout(DEADLINE, notifications.changed()).await
             });
@@ -249,7 +250,7 @@ fn the_kernel_tells_nothing_of_what_only_concerns_others() {
             // New devices come to rest in their own time, and the kernel tells of that too.
             let deadline = Instant::now() + DEADLINE;
             let mut notifications = loop {
-                let mut notifications = Notifications::subscribe().unwrap();
+                let mut notifications = Notifications::subscribe(&Interest::default()).unwrap();
                 for words in [
                     "ip route replace 10.9.0.0/16 dev eth0",
                     "ip route delete 10.9.0.0/16",
@@ -281,7 +282,7 @@ fn a_flood_of_changes_is_told_although_the_socket_overflows() {
     let namespace = lonely_node("flood");
     Session::run(&namespace, |session| {
         session.wait(async {
-            let mut notifications = Notifications::subscribe().unwrap();
+            let mut notifications = Notifications::subscribe(&Interest::default()).unwrap();
             let file = tempfile::NamedTempFile::new().unwrap();
             let routes: Vec<String> = (0..60_000_u32)
                 .map(|n| format!("route add 10.{}.{}.{}/32 dev eth0", n >> 16, n >> 8 & 255, n & 255))

@@ -1,13 +1,16 @@
 //! A kernel in memory, for tests: it behaves as the real one where the order of changes matters, and can fail on demand.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use weft_common::layout::OVERLAY_DEVICE;
+use weft_common::layout::{OVERLAY_DEVICE, program};
 
 use super::{Kernel, KernelError, Watched};
+use crate::overlay::plan::Tunnel;
 use crate::overlay::pods::{PodChange, PodRoute, PodState};
 use crate::overlay::state::{Change, FilterProgram, OverlayState, Pin, RouteKind, Underlay};
+use crate::overlay::way::{Device, Hop, Paths, RouteAnswer};
 
 /// When a [`FakeKernel`] fails. Faults hit every call of [`Kernel`], `underlay` and `observe` too.
 ///
@@ -27,20 +30,35 @@ pub enum Faults {
     },
 }
 
+/// Index of the underlay in a new [`FakeKernel`].
+pub const UNDERLAY_INDEX: u32 = 2;
+
 /// Holds an [`OverlayState`] and applies [`Change`]s to it.
 ///
 /// What depends on something else needs it here too: addresses, overlay routes and filters need `weft0`, a preferred source
 /// must be an address of `weft0`, and whatever hangs on a removed device or address goes with it. A change that does
-/// nothing is not counted as a write.
+/// nothing is not counted as a write. Map entries may name a device that is gone, as in a real one.
 #[derive(Debug)]
 pub struct FakeKernel {
     underlay: Option<Underlay>,
     inner: Mutex<Inner>,
 }
 
+/// What of other people's networking decides on the ways to the peers.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The devices that are not weft's, by index.
+    pub devices: BTreeMap<u32, Device>,
+    /// Indexes of those that carry this node's InternalIPs.
+    pub carriers: BTreeSet<u32>,
+    /// What the kernel answers for the way to an address. To others the route leads by the first carrier.
+    pub routes: BTreeMap<IpAddr, RouteAnswer>,
+}
+
 #[derive(Debug)]
 struct Inner {
     state: OverlayState,
+    surroundings: Surroundings,
     /// What the last look found of sysctls and pins.
     seen: Option<OverlayState>,
     faults: Faults,
@@ -58,12 +76,21 @@ struct Refused(String);
 impl FakeKernel {
     /// A kernel that holds `state`, on a node whose InternalIPs are on the device `underlay`.
     pub fn new(state: OverlayState, underlay: Underlay) -> Self {
-        Self { underlay: Some(underlay), inner: Mutex::new(Inner::new(state)) }
+        let Underlay { device: name, mtu } = underlay.clone();
+        let device = Device { name, mtu, not_ethernet: None, ours: false };
+        let surroundings = Surroundings {
+            devices: [(UNDERLAY_INDEX, device)].into(),
+            carriers: [UNDERLAY_INDEX].into(),
+            routes: BTreeMap::new(),
+        };
+        Self { underlay: Some(underlay), inner: Mutex::new(Inner::new(state, surroundings)) }
     }
 
     /// A kernel in which no device carries the InternalIPs.
     pub fn without_underlay(state: OverlayState) -> Self {
-        Self { underlay: None, inner: Mutex::new(Inner::new(state)) }
+        let surroundings =
+            Surroundings { devices: BTreeMap::new(), carriers: BTreeSet::new(), routes: BTreeMap::new() };
+        Self { underlay: None, inner: Mutex::new(Inner::new(state, surroundings)) }
     }
 
     /// Fails from now on as `faults` says.
@@ -84,6 +111,14 @@ impl FakeKernel {
     /// Changes what it holds, as somebody else on the node would. Not counted.
     pub fn edit(&self, edit: impl FnOnce(&mut OverlayState)) {
         edit(&mut self.lock().state);
+    }
+
+    /// Changes other people's devices and routes. The filters on a device go with it.
+    pub fn surround(&self, edit: impl FnOnce(&mut Surroundings)) {
+        let mut inner = self.lock();
+        let Inner { surroundings, state, .. } = &mut *inner;
+        edit(surroundings);
+        state.underlay_filters.retain(|name, _| surroundings.has(name));
     }
 
     /// Every change so far that changed something, in order, those included whose answer was lost.
@@ -112,6 +147,25 @@ impl Kernel for FakeKernel {
             .ok_or_else(|| error("find the device of", format!("{addresses:?}"), "on no device of this node"))
     }
 
+    async fn paths(&self, _: &[IpAddr], tunnels: &[Tunnel]) -> Result<Paths, KernelError> {
+        let mut inner = self.lock();
+        if inner.next_call_fails() {
+            return Err(error("ask for", "the routes to other nodes".to_owned(), "injected fault"));
+        }
+        let Surroundings { devices, carriers, routes } = &inner.surroundings;
+        let by_carrier = || match carriers.first() {
+            Some(device) => RouteAnswer::Route {
+                hops: vec![Hop { device: *device, encapsulated: false }],
+                mtu: None,
+                differs_by_device: false,
+            },
+            None => RouteAnswer::None("Network is unreachable".to_owned()),
+        };
+        let answer = |tunnel: &Tunnel| routes.get(&tunnel.destination).cloned().unwrap_or_else(by_carrier);
+        let answers = tunnels.iter().map(answer).collect();
+        Ok(Paths { answers, carriers: carriers.clone(), devices: devices.clone() })
+    }
+
     async fn observe(&self, watched: &Watched<'_>) -> Result<OverlayState, KernelError> {
         let mut inner = self.lock();
         if inner.next_call_fails() {
@@ -136,6 +190,11 @@ impl Kernel for FakeKernel {
             return Err(error("apply", format!("{change:?}"), "injected fault, nothing was done"));
         }
         let before = inner.state.clone();
+        if let Change::SetUnderlayFilter(device) = change
+            && !inner.surroundings.has(device)
+        {
+            return Err(error("apply", format!("{change:?}"), "there is no such device"));
+        }
         inner.state.step(change).map_err(|reason| error("apply", format!("{change:?}"), reason))?;
         if inner.state != before {
             inner.writes.push(change.clone());
@@ -148,9 +207,24 @@ impl Kernel for FakeKernel {
     }
 }
 
+impl Surroundings {
+    fn has(&self, device: &str) -> bool {
+        self.devices.values().any(|present| present.name == device)
+    }
+}
+
 impl Inner {
-    fn new(state: OverlayState) -> Self {
-        Self { state, seen: None, faults: Faults::None, calls: 0, failed: 0, random: 0, writes: Vec::new() }
+    fn new(state: OverlayState, surroundings: Surroundings) -> Self {
+        Self {
+            state,
+            surroundings,
+            seen: None,
+            faults: Faults::None,
+            calls: 0,
+            failed: 0,
+            random: 0,
+            writes: Vec::new(),
+        }
     }
 
     /// What we wrote ourselves is no news.
@@ -246,6 +320,13 @@ impl Step for OverlayState {
                     return Err(format!("{} does not exist", place.device));
                 }
                 self.filters.insert(place.clone(), FilterProgram::Pinned(program.clone()));
+            }
+            Change::SetUnderlayFilter(device) => {
+                let program = FilterProgram::Pinned(program::FROM_UNDERLAY.to_owned());
+                self.underlay_filters.insert(device.clone(), program);
+            }
+            Change::RemoveUnderlayFilter(device) => {
+                self.underlay_filters.remove(device);
             }
             Change::SetRoute(destination, kind) => {
                 if let RouteKind::Overlay { preferred_source, .. } = kind {

@@ -9,17 +9,23 @@ use std::sync::{Mutex, PoisonError};
 
 use ipnetwork::IpNetwork;
 use weft_common::entries::Config;
-use weft_common::layout::{LINK_GROUP, OVERLAY_DEVICE, map, program};
+use weft_common::layout::{OVERLAY_DEVICE, map, program};
 
+use super::interest::Interest;
 use super::links::Link;
 use super::maps::Maps;
 use super::netfilter::Netfilter;
 use super::pins::Pins;
 use super::programs::{PinnedProgram, ProgramsError};
 use super::requests::Requests;
-use super::{Kernel, KernelError, Watched, addresses, filters, links, masquerade, pod_links, routes, sysctl};
+use super::{
+    Kernel, KernelError, Watched, addresses, filters, links, masquerade, paths, pod_links, routes, sysctl,
+    underlay_filters,
+};
+use crate::overlay::plan::Tunnel;
 use crate::overlay::pods::{PodChange, PodState};
 use crate::overlay::state::{Change, FilterPlace, OverlayState, RouteKind, Underlay};
+use crate::overlay::way::Paths;
 
 /// What the nftables table is called in errors.
 const MASQUERADE: &str = "nftables table inet weft";
@@ -32,6 +38,7 @@ pub struct LinuxKernel {
     maps: Maps,
     programs: BTreeMap<&'static str, PinnedProgram>,
     pins: Pins,
+    interest: Interest,
     sysctl_root: PathBuf,
     /// The sysctls that the last look read, and what it found.
     seen_sysctls: Mutex<(Vec<String>, BTreeMap<String, String>)>,
@@ -71,10 +78,16 @@ impl LinuxKernel {
             maps,
             programs,
             pins,
+            interest: Interest::default(),
             sysctl_root: sysctl_root.to_owned(),
             seen_sysctls: Mutex::default(),
             odd_routes: Mutex::default(),
         })
+    }
+
+    /// What of other people's routes and devices concerns us, for [`super::notifications::Notifications`].
+    pub fn interest(&self) -> Interest {
+        self.interest.clone()
     }
 
     fn read_sysctls(&self, paths: &[String]) -> Result<BTreeMap<String, String>, KernelError> {
@@ -117,10 +130,31 @@ impl LinuxKernel {
 
     async fn set_filter(&self, place: &FilterPlace, name: &str) -> Result<(), KernelError> {
         let object = format!("{name} on {} {:?}", place.device, place.hook);
-        let program = self.programs.get(name).ok_or_else(|| KernelError::of("find program", name)(NoProgram))?;
+        let program = self.program(name)?;
         let device = self.device(&place.device).await?;
         let attached = filters::set(&self.requests, device.index, place.hook, name, program).await;
         attached.map_err(KernelError::of("attach filter", object))
+    }
+
+    async fn set_underlay_filter(&self, device: &str) -> Result<(), KernelError> {
+        let object = format!("{} on {device}", program::FROM_UNDERLAY);
+        let program = self.program(program::FROM_UNDERLAY)?;
+        let device = self.device(device).await?;
+        let attached = underlay_filters::set(&self.requests, &device, program).await;
+        attached.map_err(KernelError::of("attach filter", object))
+    }
+
+    async fn remove_underlay_filter(&self, device: &str) -> Result<(), KernelError> {
+        let failed = || KernelError::of("remove filter", format!("{} on {device}", program::FROM_UNDERLAY));
+        // It went with its device.
+        match links::find(&self.requests, device).await.map_err(failed())? {
+            Some(device) => underlay_filters::remove(&self.requests, device.index).await.map_err(failed()),
+            None => Ok(()),
+        }
+    }
+
+    fn program(&self, name: &str) -> Result<&PinnedProgram, KernelError> {
+        self.programs.get(name).ok_or_else(|| KernelError::of("find program", name)(NoProgram))
     }
 
     async fn set_pod(&self, change: &PodChange) -> Result<(), KernelError> {
@@ -193,6 +227,22 @@ impl Kernel for LinuxKernel {
         underlay.ok_or_else(|| KernelError::of("find the device of", "no address")(AddressOnNoDevice))
     }
 
+    async fn paths(&self, addresses: &[IpAddr], tunnels: &[Tunnel]) -> Result<Paths, KernelError> {
+        self.interest.set_peers(tunnels.iter().map(|tunnel| tunnel.destination));
+        let present = addresses::list(&self.requests).await.map_err(KernelError::of("list", "addresses"))?;
+        let answers = paths::answers(&self.requests, tunnels).await;
+        let answers = answers.map_err(KernelError::of("ask for", "the routes to other nodes"))?;
+        let devices = links::list(&self.requests).await.map_err(KernelError::of("list", "devices"))?;
+        let carriers = present.iter().filter(|entry| addresses.contains(&entry.address.ip()));
+        let paths = Paths {
+            answers,
+            carriers: carriers.map(|entry| entry.device).collect(),
+            devices: devices.iter().map(|device| (device.index, device.device())).collect(),
+        };
+        self.interest.set_devices(paths.below());
+        Ok(paths)
+    }
+
     async fn observe(&self, watched: &Watched<'_>) -> Result<OverlayState, KernelError> {
         // First, because the records have just been read: an ADD between the two would look like an entry that nobody wants.
         let endpoints = self.maps.endpoints().map_err(KernelError::of("read map", map::ENDPOINTS))?;
@@ -200,10 +250,9 @@ impl Kernel for LinuxKernel {
         let overlay = devices.iter().find(|device| device.name == OVERLAY_DEVICE);
         let index = overlay.map(|device| device.index);
         let addresses = addresses::list(&self.requests).await.map_err(KernelError::of("list", "addresses"))?;
-        let is_weft = |device: &&Link| {
-            device.group == LINK_GROUP || device.name == OVERLAY_DEVICE || watched.pods.contains_key(&device.name)
-        };
+        let is_weft = |device: &&Link| device.is_ours() || watched.pods.contains_key(&device.name);
         let with_filters = devices.iter().filter(is_weft);
+        let others = devices.iter().filter(|device| !is_weft(device));
         let pods = pod_links::observe(&self.requests, &devices, watched.pods).await;
         let pods = pods.map_err(KernelError::of("list", "what belongs to pods"))?;
         let config = self.maps.config().map_err(KernelError::of("read map", map::CONFIG))?;
@@ -217,6 +266,9 @@ impl Kernel for LinuxKernel {
             masquerade: masquerade::read(&self.netfilter).await.map_err(KernelError::of("read", MASQUERADE))?,
             sysctls: self.read_sysctls(watched.sysctls)?,
             filters: filters::list(&self.requests, with_filters, &self.programs)
+                .await
+                .map_err(KernelError::of("list", "filters"))?,
+            underlay_filters: underlay_filters::list(&self.requests, others, self.program(program::FROM_UNDERLAY)?)
                 .await
                 .map_err(KernelError::of("list", "filters"))?,
             pins: self.pins.observe(),
@@ -271,6 +323,8 @@ impl Kernel for LinuxKernel {
                 masquerade::replace(&self.netfilter, pod_cidrs).await.map_err(KernelError::of("write", MASQUERADE))
             }
             Change::SetFilter(place, program) => self.set_filter(place, program).await,
+            Change::SetUnderlayFilter(device) => self.set_underlay_filter(device).await,
+            Change::RemoveUnderlayFilter(device) => self.remove_underlay_filter(device).await,
             Change::SetRoute(destination, kind) => self.set_route(*destination, kind).await,
             Change::RemoveRoute(destination) => routes::remove(&self.requests, *destination)
                 .await

@@ -4,7 +4,7 @@ use libc::{EEXIST, ENODEV};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use weft_common::layout::{LINK_GROUP, OVERLAY_DEVICE, VXLAN_PORT};
@@ -12,6 +12,7 @@ use weft_common::layout::{LINK_GROUP, OVERLAY_DEVICE, VXLAN_PORT};
 use super::requests::{NetlinkError, Requests, unless};
 use crate::overlay::pods::PodDevice;
 use crate::overlay::state::OverlayDevice;
+use crate::overlay::way::Device;
 
 /// A device, as far as somebody here wants to know.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mtu: u32,
     pub(super) group: u32,
+    /// What it has instead of Ethernet headers, where it has none.
+    not_ethernet: Option<String>,
     mac: [u8; 6],
     up: bool,
     /// Whether it answers ARP and neighbour discovery.
@@ -37,6 +40,17 @@ impl Link {
     /// What it is as an overlay device.
     pub(super) fn overlay_device(&self) -> OverlayDevice {
         OverlayDevice { mtu: self.mtu, mac: self.mac, shape_is_ours: self.made_as_ours && !self.arp, up: self.up }
+    }
+
+    /// What it is as a device below the overlay.
+    pub(super) fn device(&self) -> Device {
+        let (name, not_ethernet) = (self.name.clone(), self.not_ethernet.clone());
+        Device { name, mtu: self.mtu, not_ethernet, ours: self.is_ours() }
+    }
+
+    /// Whether it is `weft0` or the host side of a pod's interface.
+    pub(super) fn is_ours(&self) -> bool {
+        self.group == LINK_GROUP || self.name == OVERLAY_DEVICE
     }
 }
 
@@ -115,6 +129,10 @@ fn link(message: &LinkMessage) -> Link {
         name: String::new(),
         mtu: 0,
         group: 0,
+        not_ethernet: match message.header.link_layer_type {
+            LinkLayerType::Ether => None,
+            other => Some(other.to_string().to_lowercase()),
+        },
         mac: [0; 6],
         up: message.header.flags.contains(LinkFlags::Up),
         arp: !message.header.flags.contains(LinkFlags::Noarp),

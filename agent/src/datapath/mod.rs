@@ -2,9 +2,11 @@
 
 mod addresses;
 mod bpf_calls;
+pub mod disturbance;
 pub mod fake;
 mod filters;
 mod identity;
+pub mod interest;
 pub mod kernel;
 mod links;
 pub mod maps;
@@ -13,27 +15,36 @@ mod netfilter;
 pub mod notifications;
 pub mod object;
 pub mod old_layouts;
+mod paths;
 pub mod pins;
 pub mod pod_interfaces;
 mod pod_links;
+pub mod probe;
 pub mod programs;
 pub mod requests;
 pub mod requirements;
 mod route_messages;
 pub mod routes;
 pub mod sysctl;
+mod underlay_filters;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::overlay::plan::Tunnel;
 use crate::overlay::pod_devices::RecordedInterface;
 use crate::overlay::state::{Change, OverlayState, Underlay};
+use crate::overlay::way::Paths;
 
 /// What the reconciler needs of a kernel: a real one, or a fake one that injects faults.
 #[expect(async_fn_in_trait, reason = "used with concrete types only, on one thread")]
 pub trait Kernel {
     /// The device that carries these addresses (this node's InternalIPs): that of the first, with the smallest MTU of all.
     async fn underlay(&self, addresses: &[IpAddr]) -> Result<Underlay, KernelError>;
+
+    /// How the kernel would reach each of these, and by which devices; and the devices that carry these addresses (this node's
+    /// InternalIPs).
+    async fn paths(&self, addresses: &[IpAddr], tunnels: &[Tunnel]) -> Result<Paths, KernelError>;
 
     /// What is there now, of the sysctls and pod interfaces that `watched` names. Sysctls that do not exist are left out.
     async fn observe(&self, watched: &Watched<'_>) -> Result<OverlayState, KernelError>;

@@ -106,7 +106,7 @@ fn pin(directory: &Path, name: &'static str, program: &mut SchedClassifier) -> R
 }
 
 /// What the kernel said, in the form that prints its reason.
-fn said(error: ProgramError) -> io::Error {
+pub(super) fn said(error: ProgramError) -> io::Error {
     match error {
         ProgramError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),
@@ -114,7 +114,7 @@ fn said(error: ProgramError) -> io::Error {
 }
 
 /// An error with all its causes: aya names a failed call in the outer one, and the reason in the inner one.
-fn causes(error: &dyn Error) -> String {
+pub(super) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use weft_common::layout::{OVERLAY_DEVICE, POD_VNI, map};
+use weft_common::layout::{OVERLAY_DEVICE, POD_VNI, map, program};
 
 use super::diff::is_of_overlay_device;
 use super::plan::Plan;
-use super::state::{Change, Hook, RouteKind};
+use super::state::{Change, Hook, NodeEntry, RouteKind};
 
 impl Change {
     /// The kind, as a metric's label.
@@ -24,7 +24,8 @@ impl Change {
             Self::SetNodeAddress(..) => "set_node_address",
             Self::RemoveNodeAddress(_) => "remove_node_address",
             Self::SetMasquerade(_) => "set_masquerade",
-            Self::SetFilter(..) => "set_filter",
+            Self::SetFilter(..) | Self::SetUnderlayFilter(_) => "set_filter",
+            Self::RemoveUnderlayFilter(_) => "remove_filter",
             Self::SetRoute(..) => "set_route",
             Self::RemoveRoute(_) => "remove_route",
             Self::Pod(change) => change.kind(),
@@ -50,6 +51,7 @@ impl Change {
                 let hook = if place.hook == Hook::Ingress { "ingress" } else { "egress" };
                 format!("filter {} {hook}", place.device)
             }
+            Self::SetUnderlayFilter(device) | Self::RemoveUnderlayFilter(device) => format!("filter {device} ingress"),
             Self::SetRoute(destination, _) | Self::RemoveRoute(destination) => format!("route {destination}"),
             Self::Pod(change) => change.object(),
         }
@@ -100,6 +102,9 @@ impl Change {
             | Self::RemoveNode(_)
             | Self::RemoveNodeAddress(_)
             | Self::RemoveRoute(_)
+            // What it would take, weft0 receives as well.
+            | Self::SetUnderlayFilter(_)
+            | Self::RemoveUnderlayFilter(_)
             | Self::Pod(_) => false,
         }
     }
@@ -115,6 +120,10 @@ impl fmt::Display for Change {
         match self {
             Self::SetSysctl { value, .. } => write!(f, " to {value}"),
             Self::SetFilter(_, name) => write!(f, " to program {name}"),
+            Self::SetUnderlayFilter(_) => write!(f, " to program {}", program::FROM_UNDERLAY),
+            Self::SetNode(_, NodeEntry { tunnel, underlay: Some(index), .. }) => {
+                write!(f, " to node {tunnel}, past {OVERLAY_DEVICE} by the device with the index {index}")
+            }
             Self::SetNode(_, entry) => write!(f, " to node {}", entry.tunnel),
             Self::SetNodeAddress(_, entry) => write!(f, " to node {}", entry.tunnel),
             Self::SetRoute(_, RouteKind::Overlay { tunnel_destination, .. }) => {

@@ -2,7 +2,7 @@
 
 use weft_cni::mac_address::MacAddress;
 
-use super::state::{Change, FilterProgram, OverlayDevice, OverlayState, Pin};
+use super::state::{Change, FilterProgram, NodeEntry, OverlayDevice, OverlayState, Pin};
 
 impl Change {
     /// What was wrong, as `observed` has it.
@@ -27,27 +27,37 @@ impl Change {
                 Some(seen) => format!("had the MTU {seen} for pods"),
                 None => "named another device".to_owned(),
             },
-            Self::SetNode(pod_cidr, _) => {
-                observed.nodes.get(pod_cidr).map_or_else(missing, |seen| format!("was node {}", seen.tunnel))
-            }
+            Self::SetNode(pod_cidr, _) => observed.nodes.get(pod_cidr).map_or_else(missing, node_damage),
             Self::SetNodeAddress(address, _) => {
                 observed.node_addresses.get(address).map_or_else(missing, |seen| format!("was node {}", seen.tunnel))
             }
             Self::SetMasquerade(_) => "missing or with other rules".to_owned(),
-            Self::SetFilter(place, _) => match observed.filters.get(place) {
-                Some(FilterProgram::Pinned(name)) => format!("ran {name}"),
-                Some(FilterProgram::Other) => "ran a program that is not in use".to_owned(),
-                None => missing(),
-            },
+            Self::SetFilter(place, _) => filter_damage(observed.filters.get(place)),
+            Self::SetUnderlayFilter(device) => filter_damage(observed.underlay_filters.get(device)),
             Self::SetRoute(destination, _) => {
                 observed.routes.get(destination).map_or_else(missing, |seen| format!("was {seen}"))
             }
             Self::AddAddress(_) => "missing, or with another prefix length".to_owned(),
-            Self::RemoveAddress(_) | Self::RemoveNode(_) | Self::RemoveNodeAddress(_) | Self::RemoveRoute(_) => {
-                "weft did not make it".to_owned()
-            }
+            Self::RemoveAddress(_)
+            | Self::RemoveNode(_)
+            | Self::RemoveNodeAddress(_)
+            | Self::RemoveRoute(_)
+            | Self::RemoveUnderlayFilter(_) => "weft did not make it".to_owned(),
             Self::Pod(change) => change.damage(&observed.pods),
         }
+    }
+}
+
+fn node_damage(seen: &NodeEntry) -> String {
+    let way = seen.underlay.map_or_else(String::new, |index| format!(" by the device with the index {index}"));
+    format!("was node {}{way}", seen.tunnel)
+}
+
+fn filter_damage(seen: Option<&FilterProgram>) -> String {
+    match seen {
+        Some(FilterProgram::Pinned(name)) => format!("ran {name}"),
+        Some(FilterProgram::Other) => "ran a program that is not in use".to_owned(),
+        None => "missing".to_owned(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What the kernel of this node should hold: a pure function of the plan, the underlay and the recorded pod interfaces.
+//! What the kernel of this node should hold: a pure function of the plan, the underlay, the ways to the peers and the
+//! recorded pod interfaces.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use super::pod_devices::PodDevices;
 use super::state::{
     FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, Pin, RouteKind, Underlay,
 };
+use super::way::{Way, Ways};
 use super::{pods, sysctls};
 use crate::model::problem::Problem;
 
@@ -20,7 +22,13 @@ const IPV4_MINIMUM_MTU: u32 = 68;
 
 /// The state that should be there. Of what is there, `observed`, only two things have a say: the sysctls of
 /// [`sysctls::watched`], and which host sides of the recorded pod interfaces exist.
-pub fn desired(plan: &Plan, underlay: &Underlay, recorded: &PodDevices, observed: &OverlayState) -> OverlayState {
+pub fn desired(
+    plan: &Plan,
+    underlay: &Underlay,
+    ways: &Ways,
+    recorded: &PodDevices,
+    observed: &OverlayState,
+) -> OverlayState {
     let pods = pods::desired(recorded, &observed.pods);
     let (ipv4_pods, ipv6_pods) = families(&plan.pod_cidrs);
     let mtu = pod_mtu(plan, underlay);
@@ -31,12 +39,13 @@ pub fn desired(plan: &Plan, underlay: &Underlay, recorded: &PodDevices, observed
         masquerade: Some(plan.pod_cidrs.iter().copied().collect()),
         sysctls: sysctls::wanted(&underlay.device, ipv4_pods, ipv6_pods, &observed.sysctls),
         filters: filters(pods.devices.keys()),
+        underlay_filters: underlay_filters(ways),
         pins: pins(),
         pods,
         ..OverlayState::default()
     };
     add_this_node(&mut state, plan);
-    add_peers(&mut state, plan);
+    add_peers(&mut state, plan, ways);
     state
 }
 
@@ -89,6 +98,13 @@ fn filters<'a>(pod_devices: impl Iterator<Item = &'a String>) -> BTreeMap<Filter
     pods.chain([overlay]).collect()
 }
 
+/// Whatever peers send is taken before `weft0` sees it, wherever that is possible.
+fn underlay_filters(ways: &Ways) -> BTreeMap<String, FilterProgram> {
+    let devices = ways.devices.iter().filter(|device| device.receives_by_overlay.is_none());
+    let filter = FilterProgram::Pinned(program::FROM_UNDERLAY.to_owned());
+    devices.map(|device| (device.device.clone(), filter.clone())).collect()
+}
+
 fn add_this_node(state: &mut OverlayState, plan: &Plan) {
     let Some(tunnel) = plan.own_tunnel() else { return };
     let entry = NodeEntry { tunnel, source: tunnel, local: true, underlay: None };
@@ -97,10 +113,11 @@ fn add_this_node(state: &mut OverlayState, plan: &Plan) {
     state.routes.extend(plan.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, RouteKind::Unreachable)));
 }
 
-fn add_peers(state: &mut OverlayState, plan: &Plan) {
-    for peer in plan.peers.values() {
+fn add_peers(state: &mut OverlayState, plan: &Plan, ways: &Ways) {
+    for (name, peer) in &plan.peers {
         let Some(tunnel) = peer.tunnel else { continue };
-        let entry = NodeEntry { tunnel: tunnel.destination, source: tunnel.source, local: false, underlay: None };
+        let underlay = ways.peers.get(name).and_then(Way::underlay);
+        let entry = NodeEntry { tunnel: tunnel.destination, source: tunnel.source, local: false, underlay };
         state.node_addresses.extend(peer.internal_ips.iter().map(|address| (*address, entry.of_address())));
         state.nodes.extend(peer.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, entry)));
         state.routes.extend(peer.pod_cidrs.iter().map(|pod_cidr| {

@@ -47,10 +47,16 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     // Before the filters: new programs with new maps would find no pod in them.
     changes.extend(pods::diff(&desired.pods, &observed.pods).into_iter().map(Change::Pod));
     changes.extend(filter_changes(desired, observed));
+    // Packets come by weft0 as long as the filter is missing: it may come and go at any time.
+    changes.extend(set(&desired.underlay_filters, &observed.underlay_filters, |device, _| {
+        Change::SetUnderlayFilter(device.clone())
+    }));
     changes.extend(set(&desired.routes, &observed.routes, |destination, route| {
         Change::SetRoute(*destination, route.clone())
     }));
 
+    let gone_filters = gone(&desired.underlay_filters, &observed.underlay_filters);
+    changes.extend(gone_filters.map(|device| Change::RemoveUnderlayFilter(device.clone())));
     changes.extend(gone(&desired.routes, &observed.routes).map(|destination| Change::RemoveRoute(*destination)));
     changes.extend(gone(&desired.nodes, &observed.nodes).map(|pod_cidr| Change::RemoveNode(*pod_cidr)));
     changes.extend(

@@ -12,6 +12,7 @@ use super::plan::Blocked;
 use super::pod_devices::Records;
 use super::reconcile::{Comparison, Pass, Reconciler};
 use crate::datapath::Kernel;
+use crate::datapath::disturbance::Disturbance;
 use crate::model::cluster::Cluster;
 use crate::model::problem::Problem;
 
@@ -21,6 +22,11 @@ const BATCH: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_millis(200);
 /// Least time between two passes that the kernel asked for: a node that starts many pods makes a message for each.
 const GAP: Duration = Duration::from_secs(1);
+/// Least time between two passes for changes below the overlay, as which the first does not wait at all: a route that flaps, or a
+/// routing daemon that moves a default route, makes a thousand messages a second.
+const UNDERLAY_GAP: Duration = Duration::from_millis(100);
+/// Or so many times as long as the last pass took, up to [`GAP`]: a storm is not to cost a CPU on a node where passes are long.
+const UNDERLAY_REST: u32 = 10;
 /// Most time between two passes: whatever no message told of is found then.
 const PERIOD: Duration = Duration::from_secs(30);
 /// First and longest wait after a pass in which the kernel refused something.
@@ -66,14 +72,14 @@ pub trait AfterPass {
 pub async fn run<K: Kernel, R: Records>(
     mut reconciler: Reconciler<'_, K, R>,
     mut cluster: watch::Receiver<Option<Arc<Cluster>>>,
-    mut disturbances: impl Stream<Item = ()> + Unpin,
+    mut disturbances: impl Stream<Item = Disturbance> + Unpin,
     mut questions: mpsc::Receiver<Question>,
     snapshot: watch::Sender<Snapshot>,
     mut after: impl AfterPass,
 ) {
     let mut due: Option<Instant> = None;
     let mut retry = RETRY.0;
-    let mut last = Instant::now();
+    let mut last = LastPass { ended: Instant::now(), took: Duration::ZERO };
     let mut disturbances_ended = false;
     let mut glance = Instant::now() + GLANCE;
     loop {
@@ -86,7 +92,7 @@ pub async fn run<K: Kernel, R: Records>(
             }
             disturbance = disturbances.next(), if !disturbances_ended => {
                 disturbances_ended = disturbance.is_none();
-                due = disturbed(due, last);
+                due = disturbed(due, last, disturbance.unwrap_or(Disturbance::Other));
             }
             Some(Question(answer)) = questions.recv() => {
                 let now = cluster.borrow().clone();
@@ -101,7 +107,7 @@ pub async fn run<K: Kernel, R: Records>(
                 glance = Instant::now() + GLANCE;
                 snapshot.send_modify(|snapshot| snapshot.alive = Instant::now());
                 if due.is_some() && reconciler.changed_silently() {
-                    due = disturbed(due, last);
+                    due = disturbed(due, last, Disturbance::Other);
                 }
             }
             () = sleep_until(due.unwrap_or(glance)), if due.is_some() => {
@@ -113,10 +119,10 @@ pub async fn run<K: Kernel, R: Records>(
                 };
                 let began = Instant::now();
                 let pass = reconciler.pass(&cluster).await;
-                last = Instant::now();
-                after.passed(&pass, last - began);
+                last = LastPass { ended: Instant::now(), took: began.elapsed() };
+                after.passed(&pass, last.took);
                 let failed = pass.comparison.is_err() || !pass.failures.is_empty();
-                due = Some(last + if failed { retry } else { PERIOD });
+                due = Some(last.ended + if failed { retry } else { PERIOD });
                 retry = if failed { (retry * 2).min(RETRY.1) } else { RETRY.0 };
                 publish(&snapshot, cluster, pass, &mut after);
             }
@@ -150,9 +156,21 @@ fn publish(snapshot: &watch::Sender<Snapshot>, cluster: Arc<Cluster>, pass: Pass
     });
 }
 
+/// When the last pass ended, and what it took.
+#[derive(Clone, Copy)]
+struct LastPass {
+    ended: Instant,
+    took: Duration,
+}
+
 /// When to look at a kernel that somebody disturbed. Before the first list there is nothing to bring it to.
-fn disturbed(due: Option<Instant>, last: Instant) -> Option<Instant> {
-    due.map(|due| due.min((Instant::now() + SETTLE).max(last + GAP)))
+fn disturbed(due: Option<Instant>, last: LastPass, disturbance: Disturbance) -> Option<Instant> {
+    let now = Instant::now();
+    let look = match disturbance {
+        Disturbance::Other => (now + SETTLE).max(last.ended + GAP),
+        Disturbance::Underlay => now.max(last.ended + (last.took * UNDERLAY_REST).clamp(UNDERLAY_GAP, GAP)),
+    };
+    due.map(|due| due.min(look))
 }
 
 fn earlier(due: Option<Instant>, new: Instant) -> Option<Instant> {

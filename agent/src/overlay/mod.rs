@@ -14,3 +14,6 @@ pub mod repairs;
 pub mod state;
 pub mod sysctls;
 mod underlay;
+pub mod way;
+#[cfg(test)]
+mod way_tests;

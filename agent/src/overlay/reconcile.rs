@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::desired::{desired, too_small};
+use super::desired::{desired, pod_mtu, too_small};
 use super::diff::diff;
 use super::plan::{Blocked, Plan, plan};
 use super::pod_devices::{PodDevices, Records};
 use super::pods;
 use super::repairs::Repairs;
 use super::state::{Change, FilterProgram, OverlayState, Underlay};
+use super::way::{self, FastPath, Paths, Ways};
 use super::{sysctls, underlay};
 use crate::datapath::{Kernel, KernelError, Watched};
 use crate::model::cluster::Cluster;
@@ -20,12 +21,15 @@ use crate::model::problem::Problem;
 
 /// Changes of one pass that are logged one by one; more are counted.
 const LOGGED_ONE_BY_ONE: usize = 20;
+/// What to do where the kernel did not tell what is there.
+const TRY_AGAIN: &str = "see the reason; the agent tries again";
 
 /// Brings the kernel of one node to the desired state, again and again.
 pub struct Reconciler<'k, K, R> {
     kernel: &'k K,
     records: R,
     node: String,
+    fast_path: FastPath,
     /// The state that a pass brought about without a failure: what differs from it later was changed by somebody else.
     achieved: Option<OverlayState>,
     repairs: Repairs,
@@ -41,6 +45,8 @@ pub struct Comparison {
     pub plan: Plan,
     /// The device below the overlay.
     pub underlay: Underlay,
+    /// Which way packets take to each peer.
+    pub ways: Ways,
     /// What should be there.
     pub desired: OverlayState,
     /// What is there.
@@ -84,11 +90,12 @@ impl Pass {
 
 impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     /// A reconciler that knows nothing of the past.
-    pub fn new(kernel: &'k K, records: R, node: String) -> Self {
+    pub fn new(kernel: &'k K, records: R, node: String, fast_path: FastPath) -> Self {
         Self {
             kernel,
             records,
             node,
+            fast_path,
             achieved: None,
             repairs: Repairs::default(),
             known_failures: BTreeMap::new(),
@@ -103,17 +110,29 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         if let Some(problem) = too_small(&plan, &underlay) {
             return Err(Blocked { reasons: vec![problem], others: plan.problems.clone() });
         }
+        let ways = self.ways(&plan, &underlay).await?;
         let pods = self.records.read();
         let sysctls = sysctls::watched(&underlay.device);
         let watched = Watched { sysctls: &sysctls, pods: &pods.interfaces };
         let observed = self.kernel.observe(&watched).await;
-        let observed = observed.map_err(|error| blocked(&plan, &error, "see the reason; the agent tries again"))?;
-        let desired = desired(&plan, &underlay, &pods, &observed);
+        let observed = observed.map_err(|error| blocked(&plan, &error, TRY_AGAIN))?;
+        let desired = desired(&plan, &underlay, &ways, &pods, &observed);
         let mut problems = plan.problems.clone();
         problems.extend(self.lost_devices(&pods, &observed));
         problems.extend(pods.problems);
         problems.extend(self.repairs.fights(Instant::now()));
-        Ok(Comparison { plan, underlay, desired, observed, problems })
+        Ok(Comparison { plan, underlay, ways, desired, observed, problems })
+    }
+
+    /// Which way packets take to each peer.
+    async fn ways(&self, plan: &Plan, underlay: &Underlay) -> Result<Ways, Blocked> {
+        let paths = match &self.fast_path {
+            FastPath::Allowed => self.kernel.paths(&plan.internal_ips, &way::tunnels(plan)).await,
+            // There is nothing to choose.
+            FastPath::SwitchedOff | FastPath::Unsupported(_) => Ok(Paths::default()),
+        };
+        let paths = paths.map_err(|error| blocked(plan, &error, TRY_AGAIN))?;
+        Ok(way::ways(plan, pod_mtu(plan, underlay), &self.fast_path, &paths))
     }
 
     /// Pods that have lost their device.

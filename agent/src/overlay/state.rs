@@ -31,6 +31,8 @@ pub struct OverlayState {
     pub sysctls: BTreeMap<String, String>,
     /// Our filters, by device and hook, and the program in them. Desired: `weft0` and the host side of every recorded pod interface.
     pub filters: BTreeMap<FilterPlace, FilterProgram>,
+    /// Our filters on devices below the overlay, by the device's name: `from_underlay` at their ingress.
+    pub underlay_filters: BTreeMap<String, FilterProgram>,
     /// What is pinned under the names of our maps and programs.
     pub pins: BTreeMap<String, Pin>,
     /// The host sides of pod interfaces.
@@ -192,6 +194,10 @@ pub enum Change {
     SetMasquerade(BTreeSet<IpNetwork>),
     /// Attach the pinned program, or replace what our filter at that place runs.
     SetFilter(FilterPlace, String),
+    /// Attach `from_underlay` to a device below the overlay, or replace what our filter there runs.
+    SetUnderlayFilter(String),
+    /// Take our filter from a device that is not below the overlay any more.
+    RemoveUnderlayFilter(String),
     /// Add or replace a route.
     SetRoute(IpNetwork, RouteKind),
     /// Delete a route.

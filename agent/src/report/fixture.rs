@@ -5,6 +5,7 @@ use crate::overlay::desired;
 use crate::overlay::plan::{self, Plan};
 use crate::overlay::pod_devices::PodDevices;
 use crate::overlay::state::{OverlayState, Underlay};
+use crate::overlay::way::Ways;
 
 /// The plan of the first node, and what its kernel should hold.
 pub(super) fn compared() -> (Plan, OverlayState) {
@@ -22,6 +23,6 @@ pub(super) fn compared() -> (Plan, OverlayState) {
         Cluster { nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(), problems: vec![] };
     let plan = plan::plan(&cluster, "one").unwrap();
     let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
-    let state = desired::desired(&plan, &underlay, &PodDevices::default(), &OverlayState::default());
+    let state = desired::desired(&plan, &underlay, &Ways::default(), &PodDevices::default(), &OverlayState::default());
     (plan, state)
 }

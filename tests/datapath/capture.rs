@@ -5,7 +5,9 @@ use std::mem::zeroed;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::libc::{ETH_P_ALL, sockaddr, sockaddr_ll, socklen_t};
+use nix::libc::{
+    ETH_P_ALL, PACKET_VNET_HDR, SOL_PACKET, c_int, setsockopt as setsockopt_raw, sockaddr, sockaddr_ll, socklen_t,
+};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, bind, recv, send, setsockopt,
     socket, sockopt::ReceiveTimeout,
@@ -41,6 +43,23 @@ impl Tap {
         bind(socket.as_raw_fd(), &address.expect("the family is that of packet sockets"))?;
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 100_000))?;
         Ok(Self { socket })
+    }
+
+    /// Lets each frame begin with a `struct virtio_net_hdr`, which tells what of it a device is still to compute.
+    pub(crate) fn with_header(self) -> Self {
+        let on: c_int = 1;
+        // SAFETY: the kernel reads an integer of the size that it is told.
+        let set = unsafe {
+            setsockopt_raw(
+                self.socket.as_raw_fd(),
+                SOL_PACKET,
+                PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                size_of::<c_int>() as socklen_t,
+            )
+        };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        self
     }
 
     /// Sends a frame. One that a program at the egress drops is sent too, as far as the sender is concerned.

@@ -16,6 +16,7 @@ mod streams;
 mod streams_offloads;
 mod streams_traffic;
 mod to_pod;
+mod underlay_checksums;
 mod ways_pair;
 mod ways_pairs;
 mod ways_switching;

@@ -97,7 +97,13 @@ fn text(mac: Mac) -> String {
 pub(crate) fn underlay() -> [Namespace; 2] {
     let namespaces = [Namespace::new("node1").unwrap(), Namespace::new("node2").unwrap()];
     veth((&namespaces[0], "eth0"), (&namespaces[1], "eth0")).unwrap();
-    for (number, namespace) in (1..).zip(&namespaces) {
+    address_underlay(&namespaces);
+    namespaces
+}
+
+/// Gives the devices `eth0` of two nodes, which reach each other, their addresses.
+pub(crate) fn address_underlay(namespaces: &[Namespace; 2]) {
+    for (number, namespace) in (1..).zip(namespaces) {
         run(namespace, &format!("ip link set eth0 address {}", text(node_mac(number))));
         // The InternalIP is not the first address: the kernel would choose that one as the outer source.
         for address in [format!("192.0.2.{}/24", 100 + number), format!("192.0.2.{number}/24")] {
@@ -112,7 +118,6 @@ pub(crate) fn underlay() -> [Namespace; 2] {
             run(namespace, &format!("ip neighbour replace {address} lladdr {mac} dev eth0 nud permanent"));
         }
     }
-    namespaces
 }
 
 impl Node {

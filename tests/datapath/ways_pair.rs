@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use weft_agent::overlay::state::NodeEntry;
 use weft_common::layout::{OVERLAY_DEVICE, program};
 use weft_common::reason::DropReason;
-use weft_tests::netns::View;
+use weft_tests::netns::{Namespace, View};
 
 use crate::datapath::mount_bpffs;
 use crate::node::{self, Node, Underlay, ifindex, pod_addresses, pod_cidrs, run};
@@ -91,7 +91,11 @@ impl Pair {
     /// Nodes with a pod each, by the device.
     pub(crate) fn new(underlay: Underlay) -> Self {
         mount_bpffs();
-        let [one, two] = node::underlay();
+        Self::between(node::underlay(), underlay)
+    }
+
+    /// The same in namespaces that have an underlay of their own.
+    pub(crate) fn between([one, two]: [Namespace; 2], underlay: Underlay) -> Self {
         let pair = Self { nodes: [Node::new(one, 1, underlay, 1), Node::new(two, 2, underlay, 1)], underlay };
         pair.take([Way::Device; 2]);
         pair

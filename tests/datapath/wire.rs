@@ -14,7 +14,7 @@ use crate::frames::{self, Frame, Mac};
 use crate::node::{self, Node, Underlay, gateways, node_mac, overlay_mac, pod_addresses};
 
 /// MAC addresses of frames in the tunnel.
-const INNER_MACS: (Mac, Mac) = (*b"\x06weft\x01", *b"\x06weft\x02");
+pub(crate) const INNER_MACS: (Mac, Mac) = (*b"\x06weft\x01", *b"\x06weft\x02");
 /// Bytes of an outer UDP header and a VXLAN header.
 const UDP_VXLAN: usize = 16;
 
@@ -71,7 +71,8 @@ impl Bed {
     }
 }
 
-fn vxlan(source: IpAddr, destination: IpAddr, vni: u32, inner: &[u8]) -> Vec<u8> {
+/// A frame in VXLAN, from node 2 to node 1.
+pub(crate) fn vxlan(source: IpAddr, destination: IpAddr, vni: u32, inner: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(node_mac(2), node_mac(1));
     let builder = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => builder.ipv4(source.octets(), destination.octets(), 64),

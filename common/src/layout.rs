@@ -36,11 +36,14 @@ pub mod map {
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
     /// Array with one [`crate::entries::Config`]. Written by the agent.
     pub const CONFIG: &str = "CONFIG";
+    /// Array with one time, in nanoseconds of CLOCK_MONOTONIC: until then packets may leave past the VXLAN device. The agent writes it again
+    /// and again, because somebody must follow the routes of the underlay: without an agent all go by the device.
+    pub const FAST_PATH_LEASE: &str = "FAST_PATH_LEASE";
     /// Per-CPU array of packet counts by (program, reason), see [`crate::reason::counter_index`]. Written by programs.
     pub const DROPS: &str = "DROPS";
 
     /// All maps.
-    pub const ALL: [&str; 5] = [ENDPOINTS, NODES, NODE_ADDRESSES, CONFIG, DROPS];
+    pub const ALL: [&str; 6] = [ENDPOINTS, NODES, NODE_ADDRESSES, CONFIG, FAST_PATH_LEASE, DROPS];
 }
 
 /// Names of the programs. Each is pinned in [`PIN_DIRECTORY`] under its name.

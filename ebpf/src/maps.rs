@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::address::AddressBytes;
@@ -24,6 +25,8 @@ static NODE_ADDRESSES: HashMap<AddressBytes, NodeAddress, { MAX_NODE_ADDRESSES a
     HashMap::new();
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+static FAST_PATH_LEASE: Array<u64, 1> = Array::new();
 #[btf_map]
 static DROPS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
 
@@ -112,6 +115,13 @@ pub(crate) fn config() -> Result<&'static Config, DropReason> {
         Some(config) if config.overlay_ifindex != 0 => Ok(config),
         _ => Err(DropReason::NotConfigured),
     }
+}
+
+/// Whether an agent follows the routes of the underlay, by which it chose the devices.
+#[inline(always)]
+pub(crate) fn fast_path_is_leased() -> bool {
+    // SAFETY: a helper without arguments.
+    FAST_PATH_LEASE.get(0).is_some_and(|until| unsafe { bpf_ktime_get_ns() } < *until)
 }
 
 /// Counts a dropped packet.

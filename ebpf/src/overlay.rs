@@ -51,6 +51,7 @@ pub(crate) fn encapsulate(skb: &SkBuff, packet: &Packet, to: &Node, device: u32)
     // The fast path needs them too: the kernel refuses to redirect a frame that is for many.
     deliver::address_frame(skb, INNER_DESTINATION, INNER_SOURCE)?;
     if to.underlay_ifindex != 0
+        && maps::fast_path_is_leased()
         && let Some(verdict) = fast_path::send(skb, packet, to)?
     {
         return Ok(verdict);

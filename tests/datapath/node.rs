@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use serde_json::Value;
@@ -175,6 +176,7 @@ impl Node {
         self.attach(OVERLAY_DEVICE, "ingress", program::FROM_OVERLAY);
         let config = Config { overlay_ifindex: ifindex(&self.namespace, OVERLAY_DEVICE), pod_mtu: 1430 };
         self.maps.set_config(config).unwrap();
+        self.maps.lease_fast_path(Duration::MAX).unwrap();
     }
 
     fn add_pod(&self, index: usize) -> Pod {

@@ -6,10 +6,12 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray};
 use ipnetwork::IpNetwork;
+use nix::time::{ClockId, clock_gettime};
 use weft_common::address::{self, AddressBytes};
 use weft_common::entries::{self, Config, Endpoint, Node, NodeAddress};
 use weft_common::layout::map;
@@ -46,6 +48,7 @@ impl MapShape {
             Self::of::<AddressBytes, NodeAddress>(MapType::Hash, entries::MAX_NODE_ADDRESSES, NO_PREALLOC),
         ),
         (map::CONFIG, Self::of::<u32, Config>(MapType::Array, 1, 0)),
+        (map::FAST_PATH_LEASE, Self::of::<u32, u64>(MapType::Array, 1, 0)),
         (map::DROPS, Self::of::<u32, u64>(MapType::PerCpuArray, COUNTERS, 0)),
     ];
 
@@ -201,6 +204,16 @@ impl Maps {
     pub fn set_config(&self, config: Config) -> Result<(), MapsError> {
         let written = self.config_map()?.set(0, config, 0);
         written.map_err(|error| self.failed("write", map::CONFIG, "entry 0", error))
+    }
+
+    /// Lets packets leave past `weft0` for this long from now on.
+    pub fn lease_fast_path(&self, span: Duration) -> Result<(), MapsError> {
+        let failed = |error| self.failed("write", map::FAST_PATH_LEASE, "entry 0", error);
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| failed(MapError::IoError(errno.into())))?;
+        let until = Duration::from(now).saturating_add(span);
+        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        let mut lease: Array<_, u64> = self.typed(map::FAST_PATH_LEASE)?;
+        lease.set(0, until, 0).map_err(failed)
     }
 
     /// The addresses of the pods on this node. The plugin writes them.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tokio::runtime::Builder;
 use weft_agent::datapath::kernel::LinuxKernel;
+use weft_agent::datapath::maps::Maps;
 use weft_agent::datapath::{object::OBJECT, programs};
 use weft_agent::model::cluster::{Cluster, Node};
 use weft_agent::overlay::pod_devices::StateDirectory;
@@ -106,6 +108,8 @@ fn converge(addresses: Addresses, number: usize, fast: bool, state: &Path, pins:
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let fast_path = if fast { FastPath::Allowed } else { FastPath::SwitchedOff };
     runtime.block_on(async {
+        // No agent follows the routes here, and nobody changes them.
+        Maps::open(pins)?.lease_fast_path(Duration::MAX)?;
         let kernel = LinuxKernel::open(pins, Path::new("/proc/sys"))?;
         let mut agent = Reconciler::new(&kernel, StateDirectory(state.to_owned()), node_name(number), fast_path);
         for _ in 0..PASSES {

@@ -15,6 +15,7 @@ mod pins;
 mod streams;
 mod streams_offloads;
 mod streams_traffic;
+mod third_kernel;
 mod to_pod;
 mod underlay_checksums;
 mod ways_pair;

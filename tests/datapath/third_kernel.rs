@@ -42,7 +42,8 @@ impl Bed {
         run(&kernel, &device);
         // No node sends messages about its link and the groups there, so they would be dropped and counted.
         kernel.run(["nft", QUIET]).unwrap();
-        run(&kernel, &format!("ip link set {DEVICE} addrgenmode none up"));
+        run(&kernel, &format!("ip link set {DEVICE} addrgenmode none"));
+        run(&kernel, &format!("ip link set {DEVICE} up"));
         let mac = overlay_mac(1).map(|byte| format!("{byte:02x}")).join(":");
         let ends = pod_addresses(2, 0).into_iter().zip(pod_addresses(1, 0)).zip(pod_cidrs(1));
         for ((own, pod), remote) in ends {

@@ -14,6 +14,7 @@ mod node;
 mod pins;
 mod streams;
 mod streams_offloads;
+mod streams_router;
 mod streams_traffic;
 mod third_kernel;
 mod to_pod;

@@ -190,7 +190,7 @@ fn pods_receive_what_is_right_when_the_sum_of_the_packet_is_known() {
 fn streams_cross_an_underlay_that_knows_the_sum_of_each_packet() {
     for underlay_family in [Underlay::V4, Underlay::V6] {
         mount_bpffs();
-        let pair = Pair::between(underlay(State::Complete), underlay_family);
+        let pair = Pair::between(underlay(State::Complete), underlay_family, [1, 1]);
         for ways in Way::PAIRS {
             pair.take(ways);
             for flow in pair.flows() {

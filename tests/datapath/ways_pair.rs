@@ -91,12 +91,13 @@ impl Pair {
     /// Nodes with a pod each, by the device.
     pub(crate) fn new(underlay: Underlay) -> Self {
         mount_bpffs();
-        Self::between(node::underlay(), underlay)
+        Self::between(node::underlay(), underlay, [1, 1])
     }
 
-    /// The same in namespaces that have an underlay of their own.
-    pub(crate) fn between([one, two]: [Namespace; 2], underlay: Underlay) -> Self {
-        let pair = Self { nodes: [Node::new(one, 1, underlay, 1), Node::new(two, 2, underlay, 1)], underlay };
+    /// Nodes with so many pods, in namespaces that reach each other.
+    pub(crate) fn between([one, two]: [Namespace; 2], underlay: Underlay, pods: [usize; 2]) -> Self {
+        let pair =
+            Self { nodes: [Node::new(one, 1, underlay, pods[0]), Node::new(two, 2, underlay, pods[1])], underlay };
         pair.take([Way::Device; 2]);
         pair
     }

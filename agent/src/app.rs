@@ -203,7 +203,7 @@ impl AfterPass for Follow {
             mtu: desired.device.as_ref().map_or(0, |device| device.mtu),
         });
         if problems.is_empty() {
-            self.old_layouts.retire(&observed.filters);
+            self.old_layouts.retire(observed);
         }
         problems
     }

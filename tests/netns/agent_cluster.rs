@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use weft_common::layout::LAYOUT_VERSION;
 use weft_tests::netns::{Namespace, veth};
 use weft_tests::{binaries, wait};
 
@@ -55,6 +56,15 @@ pub(crate) struct AgentNode {
     pub(crate) pins: PathBuf,
     api: String,
     agent: Mutex<Option<Child>>,
+}
+
+/// What a node runs: the programs of a version of weft, and the folder that it pins in.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub(crate) agent: PathBuf,
+    pub(crate) plugin: PathBuf,
+    pub(crate) command: PathBuf,
+    pub(crate) pins: PathBuf,
 }
 
 impl AgentCluster {
@@ -142,7 +152,7 @@ impl AgentNode {
         }
         let pods = (0..2).map(|pod| Namespace::new(&format!("pod-{number}-{pod}")).unwrap()).collect();
         let api = if families.underlay[0] == 4 { "http://192.0.2.254:8080" } else { "http://[2001:db8::fe]:8080" };
-        let pins = PathBuf::from(format!("/sys/fs/bpf/{name}/v1"));
+        let pins = PathBuf::from(format!("/sys/fs/bpf/{name}/v{LAYOUT_VERSION}"));
         let folder = folder.join(&name);
         fs::create_dir(&folder).unwrap();
         Self { name, namespace, pods, folder, pins, api: api.to_owned(), agent: Mutex::default() }
@@ -154,16 +164,30 @@ impl AgentNode {
     }
 
     fn agent_command_for(&self, api: &str) -> Command {
+        self.agent_command_of(&self.version(), api)
+    }
+
+    /// The version that is tested.
+    pub(crate) fn version(&self) -> Version {
+        Version {
+            agent: binaries::weft_agent().unwrap(),
+            plugin: binaries::weft_cni().unwrap(),
+            command: binaries::weft().unwrap(),
+            pins: self.pins.clone(),
+        }
+    }
+
+    fn agent_command_of(&self, version: &Version, api: &str) -> Command {
         let folder = |name: &str| self.folder.join(name).to_str().unwrap().to_owned();
         let words = [
-            binaries::weft_agent().unwrap().to_str().unwrap().to_owned(),
+            version.agent.to_str().unwrap().to_owned(),
             format!("--node-name={}", self.name),
             format!("--api-server={api}"),
             format!("--service-account-directory={}", folder("no-service-account")),
             format!("--state-directory={}", folder("run")),
-            format!("--pin-directory={}", self.pins.display()),
-            format!("--plugin-binary={}", binaries::weft_cni().unwrap().display()),
-            format!("--command-binary={}", binaries::weft().unwrap().display()),
+            format!("--pin-directory={}", version.pins.display()),
+            format!("--plugin-binary={}", version.plugin.display()),
+            format!("--command-binary={}", version.command.display()),
             format!("--cni-bin-directory={}", folder("bin")),
             format!("--cni-conf-directory={}", folder("net.d")),
         ];
@@ -180,7 +204,13 @@ impl AgentNode {
         self.start(self.agent_command_for(api));
     }
 
-    fn start(&self, mut command: Command) {
+    /// The same of another version.
+    pub(crate) fn start_agent_of(&self, version: &Version) {
+        self.start(self.agent_command_of(version, &self.api));
+    }
+
+    /// Starts it by this command, made of [`Self::agent_command`].
+    pub(crate) fn start(&self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         *self.agent.lock().unwrap() = Some(child);
@@ -267,13 +297,38 @@ impl AgentNode {
 
     /// Calls the plugin for a pod, as a runtime does.
     pub(crate) fn plugin(&self, verb: &str, index: usize) -> Answer {
+        self.call_plugin(&self.folder.join("bin/weft-cni"), &self.configuration(), verb, index)
+    }
+
+    /// CHECK of a pod, with the answer that ADD gives for it again.
+    pub(crate) fn check_pod(&self, index: usize) {
+        let mut configuration = self.configuration();
+        configuration["prevResult"] = self.plugin("ADD", index).success();
+        self.call_plugin(&self.folder.join("bin/weft-cni"), &configuration, "CHECK", index).success();
+    }
+
+    /// What a runtime makes of the installed configuration.
+    fn configuration(&self) -> Value {
         let conflist: Value =
             serde_json::from_slice(&fs::read(self.folder.join("net.d/10-weft.conflist")).unwrap()).unwrap();
         let mut configuration = conflist["plugins"][0].clone();
         configuration["cniVersion"] = json!("1.1.0");
         configuration["name"] = conflist["name"].clone();
+        configuration
+    }
+
+    /// The same of another version than the installed one.
+    pub(crate) fn plugin_of(&self, version: &Version, verb: &str, index: usize) -> Answer {
+        let configuration = json!({
+            "cniVersion": "1.1.0", "name": "weft", "type": "weft-cni",
+            "stateDirectory": self.folder.join("run"), "pinDirectory": version.pins,
+        });
+        self.call_plugin(&version.plugin, &configuration, verb, index)
+    }
+
+    fn call_plugin(&self, program: &Path, configuration: &Value, verb: &str, index: usize) -> Answer {
         let id = format!("{}-{index}", self.name);
-        let mut command = self.namespace.command([self.folder.join("bin/weft-cni")]);
+        let mut command = self.namespace.command([program]);
         command.env_clear().envs(of_pod(verb, &id, "eth0", self.pods[index].path().to_str().unwrap()));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(configuration.to_string().as_bytes()).unwrap();

@@ -36,3 +36,4 @@ mod plugin_ranges;
 mod plugin_replaced;
 mod two_nodes;
 mod uninstall;
+mod upgrade;

@@ -5,7 +5,6 @@
 //! that is under way may still want to open it. So the directory goes only when everything is installed and a look has found no filter of
 //! ours with another program than ours; then nothing is left that uses what was pinned there, and the kernel frees it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::{info, warn};
 use weft_common::layout::{map, program};
 
-use crate::overlay::state::{FilterPlace, FilterProgram};
+use crate::overlay::state::{FilterProgram, OverlayState};
 
 /// What the directory of a layout is called, before its number.
 const PREFIX: char = 'v';
@@ -53,8 +52,9 @@ impl OldLayouts {
 
     /// Removes them, unless one of our filters, as a look has just found them, runs something else than our programs. To be called
     /// when everything is installed.
-    pub fn retire(&mut self, filters: &BTreeMap<FilterPlace, FilterProgram>) {
-        if filters.values().any(|program| *program == FilterProgram::Other) {
+    pub fn retire(&mut self, observed: &OverlayState) {
+        let mut programs = observed.filters.values().chain(observed.underlay_filters.values());
+        if programs.any(|program| *program == FilterProgram::Other) {
             return;
         }
         let failure = remove(&self.pin_directory).err().map(|error| error.to_string());
@@ -67,19 +67,21 @@ impl OldLayouts {
     }
 }
 
-/// Removes every directory of another layout beside this one.
+/// Removes every directory of another layout beside this one. The first error is told.
 fn remove(pin_directory: &Path) -> Result<(), OldLayoutsError> {
     let layout = |path: &Path| path.file_name().and_then(|name| layout_of(name.to_str()?));
     // A directory of another name was somebody's choice, and what is beside it is not ours to judge.
     let (Some(own), Some(parent)) = (layout(pin_directory), pin_directory.parent()) else { return Ok(()) };
     let is_on_bpffs = |path: &Path| statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    let mut outcome = Ok(());
     for (path, kind) in entries(parent)? {
         let is_of_another_layout = layout(&path).is_some_and(|found| found != own);
         if is_of_another_layout && kind.is_dir() && is_on_bpffs(&path) {
-            remove_directory(&path)?;
+            // One that must stay keeps no other.
+            outcome = outcome.and(remove_directory(&path));
         }
     }
-    Ok(())
+    outcome
 }
 
 /// The number of the layout whose directory has this name.

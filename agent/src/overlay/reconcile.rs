@@ -267,10 +267,14 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     }
 }
 
-/// Whether a change puts our program in the place of another one that runs now.
+/// Whether a change puts our program in the place of another one that runs now, or before it.
 fn replaces_program(change: &Change, observed: &OverlayState) -> bool {
-    let Change::SetFilter(place, _) = change else { return false };
-    observed.filters.get(place) == Some(&FilterProgram::Other)
+    match change {
+        Change::SetFilter(place, _) => observed.filters.get(place) == Some(&FilterProgram::Other),
+        // Packets that it takes never come to the program of weft0.
+        Change::SetUnderlayFilter(_) => true,
+        _ => false,
+    }
 }
 
 fn blocked(plan: &Plan, error: &KernelError, next_step: &str) -> Blocked {

@@ -161,6 +161,7 @@ prop_compose! {
     /// The InternalIP is on `eth0`; whatever else is there may be gone.
     fn surroundings()(
         eth1 in any::<bool>(), tun0 in any::<bool>(), routes in btree_map(address(), route_answer(), 0..6),
+        ipsec in prop::bool::weighted(0.1),
     ) -> Surroundings {
         let device = |name: &str, not_ethernet: Option<&str>| {
             Device { name: name.to_owned(), mtu: 1500, not_ethernet: not_ethernet.map(str::to_owned), ours: false }
@@ -172,7 +173,7 @@ prop_compose! {
         if tun0 {
             devices.insert(4, device("tun0", Some("none")));
         }
-        Surroundings { devices, carriers: BTreeSet::from([2]), routes }
+        Surroundings { devices, carriers: BTreeSet::from([2]), routes, ipsec }
     }
 }
 

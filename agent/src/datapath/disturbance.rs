@@ -46,6 +46,8 @@ pub(super) enum Filter {
     Route(Devices, Interest),
     /// nftables.
     Netfilter,
+    /// IPsec policies.
+    Ipsec,
 }
 
 /// Which devices are host sides of pods, as far as neighbours on them were told of.
@@ -63,6 +65,8 @@ impl Filter {
         let other_if = |concerns: bool| concerns.then_some(Disturbance::Other);
         let (devices, interest) = match self {
             Self::Netfilter => return other_if(netfilter_matters(payload)),
+            // What should be encrypted goes out as it is until nothing goes past the host's stack.
+            Self::Ipsec => return Some(Disturbance::Underlay),
             Self::Route(devices, interest) => (devices, interest),
         };
         match kind {

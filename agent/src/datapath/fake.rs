@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use weft_common::layout::{OVERLAY_DEVICE, program};
 
 use super::{Kernel, KernelError, Watched};
@@ -53,6 +55,8 @@ pub struct Surroundings {
     pub carriers: BTreeSet<u32>,
     /// What the kernel answers for the way to an address. To others the route leads by the first carrier.
     pub routes: BTreeMap<IpAddr, RouteAnswer>,
+    /// Somebody wants packets encrypted.
+    pub ipsec: bool,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,7 @@ struct Inner {
     failed: u64,
     random: u64,
     writes: Vec<Change>,
+    leased_until: Option<Instant>,
 }
 
 /// The reason of every fault.
@@ -82,6 +87,7 @@ impl FakeKernel {
             devices: [(UNDERLAY_INDEX, device)].into(),
             carriers: [UNDERLAY_INDEX].into(),
             routes: BTreeMap::new(),
+            ipsec: false,
         };
         Self { underlay: Some(underlay), inner: Mutex::new(Inner::new(state, surroundings)) }
     }
@@ -89,7 +95,7 @@ impl FakeKernel {
     /// A kernel in which no device carries the InternalIPs.
     pub fn without_underlay(state: OverlayState) -> Self {
         let surroundings =
-            Surroundings { devices: BTreeMap::new(), carriers: BTreeSet::new(), routes: BTreeMap::new() };
+            Surroundings { devices: BTreeMap::new(), carriers: BTreeSet::new(), routes: BTreeMap::new(), ipsec: false };
         Self { underlay: None, inner: Mutex::new(Inner::new(state, surroundings)) }
     }
 
@@ -126,6 +132,11 @@ impl FakeKernel {
         self.lock().writes.clone()
     }
 
+    /// Whether packets may leave past `weft0` now.
+    pub fn is_leased(&self) -> bool {
+        self.lock().leased_until.is_some_and(|until| Instant::now() < until)
+    }
+
     /// How many calls failed by [`Faults`].
     pub fn failures(&self) -> u64 {
         self.lock().failed
@@ -152,7 +163,7 @@ impl Kernel for FakeKernel {
         if inner.next_call_fails() {
             return Err(error("ask for", "the routes to other nodes".to_owned(), "injected fault"));
         }
-        let Surroundings { devices, carriers, routes } = &inner.surroundings;
+        let Surroundings { devices, carriers, routes, ipsec } = &inner.surroundings;
         let by_carrier = || match carriers.first() {
             Some(device) => RouteAnswer::Route {
                 hops: vec![Hop { device: *device, encapsulated: false }],
@@ -163,7 +174,7 @@ impl Kernel for FakeKernel {
         };
         let answer = |tunnel: &Tunnel| routes.get(&tunnel.destination).cloned().unwrap_or_else(by_carrier);
         let answers = tunnels.iter().map(answer).collect();
-        Ok(Paths { answers, carriers: carriers.clone(), devices: devices.clone() })
+        Ok(Paths { answers, carriers: carriers.clone(), devices: devices.clone(), ipsec: *ipsec })
     }
 
     async fn observe(&self, watched: &Watched<'_>) -> Result<OverlayState, KernelError> {
@@ -181,6 +192,11 @@ impl Kernel for FakeKernel {
     fn changed_silently(&self) -> bool {
         let inner = self.lock();
         inner.seen.as_ref().is_some_and(|seen| (&seen.sysctls, &seen.pins) != (&inner.state.sysctls, &inner.state.pins))
+    }
+
+    fn lease_fast_path(&self, span: Duration) -> Result<(), KernelError> {
+        self.lock().leased_until = Some(Instant::now() + span);
+        Ok(())
     }
 
     async fn apply(&self, change: &Change) -> Result<(), KernelError> {
@@ -224,6 +240,7 @@ impl Inner {
             failed: 0,
             random: 0,
             writes: Vec::new(),
+            leased_until: None,
         }
     }
 

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use weft_common::entries::Config;
 use weft_common::layout::{OVERLAY_DEVICE, map, program};
 
 use super::interest::Interest;
+use super::ipsec::Ipsec;
 use super::links::Link;
 use super::maps::Maps;
 use super::netfilter::Netfilter;
@@ -35,6 +37,7 @@ const MASQUERADE: &str = "nftables table inet weft";
 pub struct LinuxKernel {
     requests: Requests,
     netfilter: Netfilter,
+    ipsec: Ipsec,
     maps: Maps,
     programs: BTreeMap<&'static str, PinnedProgram>,
     pins: Pins,
@@ -75,6 +78,7 @@ impl LinuxKernel {
         Ok(Self {
             requests: Requests::open().map_err(KernelError::of("open", "rtnetlink"))?,
             netfilter: Netfilter::open().map_err(KernelError::of("open", "netfilter's netlink"))?,
+            ipsec: Ipsec::open().map_err(KernelError::of("open", "the netlink of IPsec"))?,
             maps,
             programs,
             pins,
@@ -238,6 +242,7 @@ impl Kernel for LinuxKernel {
             answers,
             carriers: carriers.map(|entry| entry.device).collect(),
             devices: devices.iter().map(|device| (device.index, device.device())).collect(),
+            ipsec: self.ipsec.has_policies().map_err(KernelError::of("count", "IPsec policies"))?,
         };
         self.interest.set_devices(paths.below());
         Ok(paths)
@@ -281,6 +286,10 @@ impl Kernel for LinuxKernel {
         // One that cannot be read now is told of by the next look, which is never far.
         let sysctls = sysctl::read(&self.sysctl_root, &seen.0).is_ok_and(|values| values != seen.1);
         sysctls || self.pins.changed()
+    }
+
+    fn lease_fast_path(&self, span: Duration) -> Result<(), KernelError> {
+        self.maps.lease_fast_path(span).map_err(KernelError::of("write map", map::FAST_PATH_LEASE))
     }
 
     async fn apply(&self, change: &Change) -> Result<(), KernelError> {

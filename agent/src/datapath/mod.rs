@@ -7,6 +7,7 @@ pub mod fake;
 mod filters;
 mod identity;
 pub mod interest;
+mod ipsec;
 pub mod kernel;
 mod links;
 pub mod maps;
@@ -30,6 +31,7 @@ mod underlay_filters;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::overlay::plan::Tunnel;
 use crate::overlay::pod_devices::RecordedInterface;
@@ -52,6 +54,9 @@ pub trait Kernel {
     /// Whether a new look would find something changed of which the kernel tells nobody: sysctls and pins. Cheap, so it can be
     /// asked every other second.
     fn changed_silently(&self) -> bool;
+
+    /// Lets packets leave past `weft0` for this long from now on. Whoever calls it follows the routes of the underlay meanwhile.
+    fn lease_fast_path(&self, span: Duration) -> Result<(), KernelError>;
 
     /// One step. Applying a step that is already done succeeds.
     async fn apply(&self, change: &Change) -> Result<(), KernelError>;

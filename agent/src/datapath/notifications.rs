@@ -3,11 +3,12 @@
 use std::io;
 
 use netlink_packet_core::NetlinkBuffer;
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 
 use super::disturbance::{Disturbance, Filter};
 use super::interest::Interest;
+use super::ipsec;
 
 /// Room for the notifications of a burst, such as a hundred pods that end at once. More than that only means one look more.
 const BUFFER: usize = 1 << 20;
@@ -26,12 +27,16 @@ const ROUTE_GROUPS: [u32; 10] = [
 ];
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES_GROUP: u32 = 7;
+/// `XFRMNLGRP_POLICY`: IPsec policies.
+const POLICY_GROUP: u32 = 4;
 
 /// The kernel's notifications of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Notifications {
     route: Source,
     netfilter: Source,
+    /// `None` on a kernel without IPsec.
+    ipsec: Option<Source>,
 }
 
 /// The kernel's notifications cannot be had.
@@ -50,6 +55,10 @@ impl Notifications {
             Ok(Self {
                 route: Source::open(NETLINK_ROUTE, &ROUTE_GROUPS, Filter::route(interest.clone()))?,
                 netfilter: Source::open(NETLINK_NETFILTER, &[NFTABLES_GROUP], Filter::Netfilter)?,
+                ipsec: match Source::open(NETLINK_XFRM, &[POLICY_GROUP], Filter::Ipsec) {
+                    Err(error) if ipsec::is_unknown(&error) => None,
+                    opened => Some(opened?),
+                },
             })
         };
         open().map_err(|source| NotificationsError { operation: "subscribe to", source })
@@ -61,8 +70,17 @@ impl Notifications {
         let changed = tokio::select! {
             changed = self.route.changed() => changed,
             changed = self.netfilter.changed() => changed,
+            changed = changed(self.ipsec.as_mut()) => changed,
         };
         changed.map_err(|source| NotificationsError { operation: "read", source })
+    }
+}
+
+/// Never ends where there is no source.
+async fn changed(source: Option<&mut Source>) -> io::Result<Disturbance> {
+    match source {
+        Some(source) => source.changed().await,
+        None => std::future::pending().await,
     }
 }
 

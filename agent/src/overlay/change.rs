@@ -8,6 +8,9 @@ use super::diff::is_of_overlay_device;
 use super::plan::Plan;
 use super::state::{Change, Hook, NodeEntry, RouteKind};
 
+/// The kind of a change of the map by which programs choose the way to a peer.
+pub const SET_NODE: &str = "set_node";
+
 impl Change {
     /// The kind, as a metric's label.
     pub fn kind(&self) -> &'static str {
@@ -19,7 +22,7 @@ impl Change {
             Self::RemoveAddress(_) => "remove_address",
             Self::SetSysctl { .. } => "set_sysctl",
             Self::SetConfig(_) => "set_config",
-            Self::SetNode(..) => "set_node",
+            Self::SetNode(..) => SET_NODE,
             Self::RemoveNode(_) => "remove_node",
             Self::SetNodeAddress(..) => "set_node_address",
             Self::RemoveNodeAddress(_) => "remove_node_address",

@@ -56,6 +56,9 @@ impl Snapshot {
     }
 }
 
+/// How long packets may leave past `weft0` after somebody last looked at the routes below: an agent that has ended follows none.
+const LEASE: Duration = Duration::from_secs(10);
+
 /// Asks the loop to compare now, without changing anything.
 #[derive(Debug)]
 pub struct Question(pub oneshot::Sender<Result<Comparison, Blocked>>);
@@ -81,6 +84,7 @@ pub async fn run<K: Kernel, R: Records>(
     let mut retry = RETRY.0;
     let mut last = LastPass { ended: Instant::now(), took: Duration::ZERO };
     let mut disturbances_ended = false;
+    let mut follows_the_routes = false;
     let mut glance = Instant::now() + GLANCE;
     loop {
         tokio::select! {
@@ -106,6 +110,9 @@ pub async fn run<K: Kernel, R: Records>(
             () = sleep_until(glance) => {
                 glance = Instant::now() + GLANCE;
                 snapshot.send_modify(|snapshot| snapshot.alive = Instant::now());
+                if follows_the_routes {
+                    reconciler.lease_fast_path(LEASE);
+                }
                 if due.is_some() && reconciler.changed_silently() {
                     due = disturbed(due, last, Disturbance::Other);
                 }
@@ -121,6 +128,10 @@ pub async fn run<K: Kernel, R: Records>(
                 let pass = reconciler.pass(&cluster).await;
                 last = LastPass { ended: Instant::now(), took: began.elapsed() };
                 after.passed(&pass, last.took);
+                follows_the_routes = pass.follows_the_routes();
+                if follows_the_routes {
+                    reconciler.lease_fast_path(LEASE);
+                }
                 let failed = pass.comparison.is_err() || !pass.failures.is_empty();
                 due = Some(last.ended + if failed { retry } else { PERIOD });
                 retry = if failed { (retry * 2).min(RETRY.1) } else { RETRY.0 };

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
+use weft_common::layout::OVERLAY_DEVICE;
 
+use super::change::SET_NODE;
 use super::desired::{desired, pod_mtu, too_small};
 use super::diff::diff;
 use super::plan::{Blocked, Plan, plan};
@@ -88,6 +91,13 @@ impl Pass {
     }
 }
 
+impl Pass {
+    /// The map says for every peer what the kernel said of the way to it.
+    pub fn follows_the_routes(&self) -> bool {
+        self.comparison.is_ok() && !self.failures.iter().any(|failure| failure.kind == SET_NODE)
+    }
+}
+
 impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     /// A reconciler that knows nothing of the past.
     pub fn new(kernel: &'k K, records: R, node: String, fast_path: FastPath) -> Self {
@@ -150,6 +160,13 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
     /// Whether a pass may find something changed of which the kernel tells nobody.
     pub fn changed_silently(&self) -> bool {
         self.kernel.changed_silently()
+    }
+
+    /// Lets packets leave past `weft0` for this long. Without it they go by `weft0`, which needs nobody.
+    pub fn lease_fast_path(&self, span: Duration) {
+        if let Err(error) = self.kernel.lease_fast_path(span) {
+            warn!(object = error.object, reason = %error, "packets go by {OVERLAY_DEVICE} until the lease of the fast path can be written");
+        }
     }
 
     /// One pass.

@@ -43,6 +43,8 @@ pub enum Reason {
     SwitchedOff,
     /// This kernel cannot otherwise; what it lacks.
     Unsupported(String),
+    /// The node has IPsec policies.
+    Ipsec,
     /// The kernel knows no route to the peer's address; its words.
     NoRoute(String),
     /// The route leads nowhere, or to this node itself; its type.
@@ -126,6 +128,8 @@ pub struct Paths {
     pub carriers: BTreeSet<u32>,
     /// All devices, by index.
     pub devices: BTreeMap<u32, Device>,
+    /// The node has IPsec policies, which what goes past the host's stack would not meet.
+    pub ipsec: bool,
 }
 
 /// What was decided.
@@ -173,6 +177,7 @@ pub fn ways(plan: &Plan, pod_mtu: u32, fast_path: &FastPath, paths: &Paths) -> W
     let peers = match fast_path {
         FastPath::SwitchedOff => all(Reason::SwitchedOff),
         FastPath::Unsupported(lacking) => all(Reason::Unsupported(lacking.clone())),
+        FastPath::Allowed if paths.ipsec => all(Reason::Ipsec),
         FastPath::Allowed => {
             let way = |((name, tunnel), answer): ((String, Tunnel), &RouteAnswer)| {
                 (name, decide(answer, &paths.devices, pod_mtu + overhead(tunnel)).unwrap_or_else(Way::Overlay))
@@ -185,7 +190,11 @@ pub fn ways(plan: &Plan, pod_mtu: u32, fast_path: &FastPath, paths: &Paths) -> W
     let devices = devices.map(|(_, device)| UnderlayDevice {
         device: device.name.clone(),
         mtu: device.mtu,
-        receives_by_overlay: device.not_ethernet.as_ref().map(|kind| no_ethernet(kind)),
+        receives_by_overlay: if paths.ipsec {
+            Some(Reason::Ipsec.to_string())
+        } else {
+            device.not_ethernet.as_ref().map(|kind| no_ethernet(kind))
+        },
     });
     Ways { peers, devices: devices.collect() }
 }
@@ -249,6 +258,7 @@ impl Reason {
         match self {
             Self::SwitchedOff => "switched_off",
             Self::Unsupported(_) => "unsupported",
+            Self::Ipsec => "ipsec",
             Self::NoRoute(_) => "no_route",
             Self::NotUnicast(_) => "not_unicast",
             Self::SeveralDevices(_) => "several_devices",
@@ -278,6 +288,9 @@ impl fmt::Display for Reason {
         match self {
             Self::SwitchedOff => f.write_str("switched off by the setting FAST_PATH"),
             Self::Unsupported(lacking) => write!(f, "this kernel cannot: {lacking}"),
+            Self::Ipsec => {
+                f.write_str("this node has IPsec policies (`ip xfrm policy`), which only the host's stack applies")
+            }
             Self::NoRoute(words) => write!(f, "no route to its address: {words}"),
             Self::NotUnicast(kind) => write!(f, "the route to its address is of the type {kind}"),
             Self::SeveralDevices(devices) => {

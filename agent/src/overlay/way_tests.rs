@@ -47,7 +47,7 @@ fn paths(answers: [RouteAnswer; 2]) -> Paths {
         (5, device("weft0", 1450, None, true)),
         (6, device("docker0", 1500, None, false)),
     ];
-    Paths { answers: answers.into(), carriers: [2].into(), devices: BTreeMap::from(devices) }
+    Paths { answers: answers.into(), carriers: [2].into(), devices: BTreeMap::from(devices), ipsec: false }
 }
 
 /// The decision for one answer; the other peer has a good route.
@@ -147,4 +147,12 @@ fn where_packets_may_not_go_past_weft0_nothing_is_asked_and_every_peer_says_so()
         let words = if fast_path == FastPath::SwitchedOff { "FAST_PATH" } else { "this kernel cannot: a flag" };
         assert!(labels.iter().all(|label| label.starts_with("weft0: ") && label.contains(words)), "{labels:?}");
     }
+}
+
+#[test]
+fn what_ipsec_policies_are_for_does_not_go_past_them_in_either_direction() {
+    let paths = Paths { ipsec: true, ..paths([route(&[2]), route(&[3])]) };
+    let ways = ways(&two_peers(), POD_MTU, &FastPath::Allowed, &paths);
+    assert!(ways.peers.values().all(|way| *way == Way::Overlay(Reason::Ipsec)), "{ways:?}");
+    assert!(ways.devices.iter().all(|device| device.receives_by_overlay.is_some()), "{ways:?}");
 }

@@ -3,6 +3,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::slice::Iter;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use weft_tests::cache;
@@ -25,14 +29,19 @@ const COVERAGE: [&str; 6] = [
 ];
 /// Seconds that one input may take, and MiB of memory that a fuzzer may use.
 const LIMITS: [&str; 2] = ["-timeout=20", "-rss_limit_mb=1024"];
+/// A fuzzer that gets more time than the others when all run, and how many times as much: what it reads comes from anybody on the
+/// network.
+const LONGER: (&str, u64) = ("packets", 3);
+/// Fuzzers that run at the same time: each has a thread.
+const AT_ONCE: usize = 2;
 /// Lines of the log that are shown of a fuzzer that found something.
 const SHOWN_LINES: usize = 40;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only this one: a file of fuzz/targets. Without it, all of them one after the other
+    /// Only this one: a file of fuzz/targets. Without it all of them, two at a time
     target: Option<String>,
-    /// How long each of them runs
+    /// How long it runs. Of all, `packets` runs three times as long
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Run only this input, once: what a crash left
@@ -51,20 +60,33 @@ pub(crate) fn command(arguments: &Arguments) -> Result<ExitCode> {
     }
     let _claim = tree::claim()?;
     let programs = build(&mut progress)?;
-    let mut failed = 0;
-    for target in &targets {
-        let folders = Folders::of(target)?;
-        match run(&programs.join(target), target, &folders, arguments) {
-            Ok(runs) => println!("test fuzz {target} ... ok ({runs})"),
-            Err(error) => {
-                println!("test fuzz {target} ... FAILED\n{error:#}");
-                failed += 1;
+    if arguments.target.is_none() {
+        // First what takes longest: beside it the others run one after the other.
+        targets.sort_by_key(|target| target != LONGER.0);
+    }
+    let waiting = Mutex::new(targets.iter());
+    let failed = AtomicUsize::new(0);
+    let work = || {
+        while let Some(target) = next(&waiting) {
+            match run(&programs, target, arguments) {
+                Ok(runs) => println!("test fuzz {target} ... ok ({runs})"),
+                Err(error) => {
+                    println!("test fuzz {target} ... FAILED\n{error:#}");
+                    failed.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
-    }
+    };
+    thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+    let failed = failed.into_inner();
     let outcome = if failed == 0 { "ok" } else { "FAILED" };
     println!("test result: {outcome}. {} passed; {failed} failed; 0 ignored", targets.len() - failed);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The next one, for whoever is free.
+fn next<'a>(waiting: &Mutex<Iter<'a, String>>) -> Option<&'a String> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
 /// The names of the fuzzers.
@@ -122,8 +144,9 @@ impl Folders {
 }
 
 /// Runs one fuzzer and says how much it did.
-fn run(program: &Path, target: &str, folders: &Folders, arguments: &Arguments) -> Result<String> {
-    let mut command = Command::new(program);
+fn run(programs: &Path, target: &str, arguments: &Arguments) -> Result<String> {
+    let (folders, program) = (Folders::of(target)?, programs.join(target));
+    let mut command = Command::new(&program);
     command.args(LIMITS).arg(format!("-artifact_prefix={}/", folders.crashes.display()));
     match &arguments.input {
         Some(input) => {
@@ -131,7 +154,8 @@ fn run(program: &Path, target: &str, folders: &Folders, arguments: &Arguments) -
             command.arg(input.canonicalize().with_context(|| format!("cannot find {}", input.display()))?);
         }
         None => {
-            command.arg(format!("-max_total_time={}", arguments.seconds));
+            let times = if arguments.target.is_none() && target == LONGER.0 { LONGER.1 } else { 1 };
+            command.arg(format!("-max_total_time={}", arguments.seconds * times));
             if folders.words.exists() {
                 command.arg(format!("-dict={}", folders.words.display()));
             }

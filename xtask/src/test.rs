@@ -14,7 +14,7 @@ use crate::{image, setup, tree};
 
 /// The package of the tests that need a machine; all others are unit tests.
 const TESTS: &str = "weft-tests";
-/// Seconds that each fuzzer runs: a minute together.
+/// Seconds that each fuzzer runs, two at a time; that of packets runs three times as long. A minute together.
 const FUZZING: &str = "20";
 /// The test that needs the image and takes longest.
 const CLUSTER: &str = "cluster";

@@ -16,6 +16,7 @@ mod kernel_idle;
 mod kernel_pods;
 mod kernel_repair;
 mod kernel_session;
+mod kernel_ways;
 mod masquerade;
 mod operators;
 mod operators_drops;

@@ -19,6 +19,7 @@ mod streams_traffic;
 mod third_kernel;
 mod to_pod;
 mod underlay_checksums;
+mod ways_hops;
 mod ways_pair;
 mod ways_pairs;
 mod ways_switching;

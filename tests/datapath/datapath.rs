@@ -1,23 +1,25 @@
 //! The programs, loaded as the agent loads them, with the maps of a small cluster; and a way to run one on a packet.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::SchedClassifier;
-use aya::{TestRun, TestRunOptions};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use weft_agent::datapath::maps::Maps;
 use weft_agent::datapath::object::OBJECT;
 use weft_agent::datapath::programs;
-use weft_agent::overlay::state::NodeEntry;
+use weft_agent::overlay::state::{NodeAddressEntry, NodeEntry};
 use weft_common::address;
 use weft_common::entries::{Config, Endpoint};
 use weft_common::layout::{PIN_DIRECTORY, map};
 use weft_common::reason::{DropReason, Program};
 
+use crate::datapath_run::{self, Circumstances};
 use crate::frames::{Frame, Mac};
 
 /// `BPF_PROG_TEST_RUN` without a context says that packets come in by the loopback device: its pod is "this pod".
@@ -27,6 +29,30 @@ const OTHER_DEVICE: u32 = 7;
 /// MAC addresses of the pod that is not "this pod".
 pub(crate) const OTHER_POD_MAC: Mac = [0x0a, 1, 2, 3, 4, 5];
 pub(crate) const OTHER_HOST_MAC: Mac = [0x0a, 6, 7, 8, 9, 10];
+
+/// MAC addresses of frames in the tunnel: source and destination.
+pub(crate) const INNER_MACS: (Mac, Mac) = (*b"\x06weft\x01", *b"\x06weft\x02");
+/// The largest IP packet that fits into the tunnel.
+pub(crate) const POD_MTU: usize = 1430;
+/// The device by which packets leave for nodes past the VXLAN device. Runs without a device do not look for it.
+const UNDERLAY_DEVICE: u32 = 5;
+
+/// A node of the cluster, by its number.
+struct ClusterNode {
+    number: u8,
+    /// The address between it and this one, and its other InternalIP.
+    internal_ips: [&'static str; 2],
+    /// The device to it, where that is not the VXLAN device.
+    underlay: Option<u32>,
+}
+
+const NODES: [ClusterNode; 5] = [
+    ClusterNode { number: 1, internal_ips: ["192.0.2.1", "2001:db8::1"], underlay: None },
+    ClusterNode { number: 2, internal_ips: ["192.0.2.2", "2001:db8::2"], underlay: None },
+    ClusterNode { number: 3, internal_ips: ["2001:db8::3", "192.0.2.3"], underlay: None },
+    ClusterNode { number: 4, internal_ips: ["192.0.2.4", "2001:db8::4"], underlay: Some(UNDERLAY_DEVICE) },
+    ClusterNode { number: 5, internal_ips: ["2001:db8::5", "192.0.2.5"], underlay: Some(UNDERLAY_DEVICE) },
+];
 
 /// What programs return (`linux/pkt_cls.h`).
 const TC_ACT_UNSPEC: i32 = -1;
@@ -45,7 +71,7 @@ pub(crate) enum Outcome {
 }
 
 /// What a program should make of a packet: a line of a table.
-pub(crate) type Case = (&'static str, Vec<u8>, Outcome);
+pub(crate) type Case<Name = &'static str> = (Name, Vec<u8>, Outcome);
 
 /// Loaded programs.
 pub(crate) struct Datapath {
@@ -56,10 +82,13 @@ impl Datapath {
     /// Loads the programs, and writes the maps of a cluster:
     ///
     /// - node 1 is this one. `.10` is "this pod", `.11` another pod.
-    /// - node 2 has the tunnel address 192.0.2.2, node 3 has 2001:db8::3.
+    /// - nodes 2 and 4 have an IPv4 address between them and this one, nodes 3 and 5 an IPv6 address. Each has another InternalIP of
+    ///   the other family.
+    /// - packets for nodes 2 and 3 leave by the VXLAN device, those for nodes 4 and 5 past it.
     pub(crate) fn load() -> Self {
         let datapath = Self::load_unconfigured();
-        datapath.maps.set_config(Config { overlay_ifindex: 9, pod_mtu: 1430 }).unwrap();
+        datapath.maps.set_config(Config { overlay_ifindex: 9, pod_mtu: POD_MTU as u32 }).unwrap();
+        datapath.maps.lease_fast_path(Duration::MAX).unwrap();
         datapath
     }
 
@@ -67,14 +96,14 @@ impl Datapath {
     pub(crate) fn load_unconfigured() -> Self {
         mount_bpffs();
         programs::load(pins(), OBJECT).unwrap();
-        let maps = Maps::open(pins()).unwrap();
-        for (node, tunnel) in [(1, "192.0.2.1"), (2, "192.0.2.2"), (3, "2001:db8::3")] {
-            let tunnel: IpAddr = tunnel.parse().unwrap();
-            let source = if tunnel.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" }.parse().unwrap();
-            let entry = NodeEntry { tunnel, source, local: node == 1, underlay: None };
-            maps.set_node(format!("10.244.{node}.0/24").parse().unwrap(), entry).unwrap();
-            maps.set_node(format!("fd00:10:244:{node}::/64").parse().unwrap(), entry).unwrap();
-            maps.set_node_address(entry.tunnel, entry.of_address()).unwrap();
+        let datapath = Self { maps: Maps::open(pins()).unwrap() };
+        for ClusterNode { number, internal_ips, underlay } in NODES {
+            let [tunnel, other] = internal_ips.map(|address| address.parse::<IpAddr>().unwrap());
+            datapath.set_node(number, tunnel, underlay);
+            for address in [tunnel, other] {
+                let entry = NodeAddressEntry { tunnel, local: number == 1 };
+                datapath.maps.set_node_address(address, entry).unwrap();
+            }
         }
         for address in ["10.244.1.10", "fd00:10:244:1::10"] {
             let own = Endpoint { ifindex: OWN_DEVICE, pod_mac: [2; 6], host_mac: [4; 6] };
@@ -84,19 +113,30 @@ impl Datapath {
             let other = Endpoint { ifindex: OTHER_DEVICE, pod_mac: OTHER_POD_MAC, host_mac: OTHER_HOST_MAC };
             set_endpoint(pins(), address.parse().unwrap(), other);
         }
-        Self { maps }
+        datapath
+    }
+
+    /// Writes the podCIDRs of a node, and the way to it.
+    pub(crate) fn set_node(&self, number: u8, tunnel: IpAddr, underlay: Option<u32>) {
+        let source = if tunnel.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" }.parse().unwrap();
+        let entry = NodeEntry { tunnel, source, local: number == 1, underlay };
+        self.maps.set_node(format!("10.244.{number}.0/24").parse().unwrap(), entry).unwrap();
+        self.maps.set_node(format!("fd00:10:244:{number}::/64").parse().unwrap(), entry).unwrap();
     }
 
     /// Runs a program on a frame.
     pub(crate) fn run(&self, program: Program, frame: &[u8]) -> Outcome {
+        self.run_in(program, frame, Circumstances::default())
+    }
+
+    /// Runs a program on a frame of which the kernel knows more than its bytes.
+    pub(crate) fn run_in(&self, program: Program, frame: &[u8], circumstances: Circumstances) -> Outcome {
         let classifier = SchedClassifier::from_pin(pins().join(program.name())).unwrap();
         let before = counters(&self.maps);
-        let mut out = vec![0; frame.len() + 256];
-        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = classifier.test_run(options).unwrap();
-        out.truncate(result.data_size_out as usize);
+        let run = datapath_run::run(&classifier, frame, circumstances);
+        let (action, out) = run.unwrap_or_else(|error| panic!("{circumstances:?}: {error}: {frame:02x?}"));
         let counted: Vec<_> = drops_since(&before, &self.maps);
-        match (result.return_value as i32, counted.as_slice()) {
+        match (action, counted.as_slice()) {
             (TC_ACT_UNSPEC, []) => {
                 assert_eq!(out, frame, "a packet that goes on was changed");
                 Outcome::Passed
@@ -107,10 +147,13 @@ impl Datapath {
         }
     }
 
-    /// Runs a program on every frame of a table.
-    pub(crate) fn check(&self, program: Program, cases: Vec<Case>) {
+    /// Runs a program on every frame of a table, without the kernel having its checksum and with it.
+    pub(crate) fn check<Name: Display>(&self, program: Program, cases: impl IntoIterator<Item = Case<Name>>) {
         for (what, frame, expected) in cases {
-            assert_eq!(self.run(program, &frame), expected, "{what}: {frame:02x?}");
+            for checksum in [false, true] {
+                let outcome = self.run_in(program, &frame, Circumstances { checksum, segment: 0 });
+                assert_eq!(outcome, expected, "{what}, checksum {checksum}: {frame:02x?}");
+            }
         }
     }
 }
@@ -154,6 +197,12 @@ pub(crate) fn drops_since(before: &Counters, maps: &Maps) -> Vec<(Program, DropR
 /// The outcome of a frame of this node's other pod.
 pub(crate) fn to_other_pod(frame: &Frame) -> Outcome {
     let out = frame.clone().macs(OTHER_HOST_MAC, OTHER_POD_MAC).hop_limit(frame.hop_limit - 1);
+    Outcome::Redirected(out.bytes())
+}
+
+/// The outcome of a frame for a pod of another node that goes by the VXLAN device.
+pub(crate) fn into_the_overlay(frame: &Frame) -> Outcome {
+    let out = frame.clone().macs(INNER_MACS.0, INNER_MACS.1).hop_limit(frame.hop_limit - 1);
     Outcome::Redirected(out.bytes())
 }
 

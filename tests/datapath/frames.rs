@@ -2,18 +2,26 @@
 
 use std::net::IpAddr;
 
-use etherparse::{
-    IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, Ipv6RawExtHeader, PacketBuilder,
-};
+use weft_common::layout::{POD_VNI, VXLAN_PORT};
 
 /// A MAC address.
 pub(crate) type Mac = [u8; 6];
 
-/// The port that UDP packets of tests go to.
+/// Bytes of an Ethernet header.
+pub(crate) const ETHERNET: usize = 14;
+/// The port that packets of tests go to.
 pub(crate) const PORT: u16 = 7000;
-
 /// MLDv2 report; it has a hop-by-hop header before it.
 pub(crate) const LISTENER_REPORT: u8 = 143;
+/// What stands between a UDP header and a frame in VXLAN: the flag that there is an identifier, and ours.
+pub(crate) const VXLAN_HEADER: u64 = (0x0800_0000 << 32) | (POD_VNI as u64) << 8;
+
+/// Numbers of protocols and of IPv6 extension headers (IANA).
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const HOP_BY_HOP: u8 = 0;
+pub(crate) const FRAGMENT: u8 = 44;
+const ICMPV6: u8 = 58;
 
 /// A frame with an IP packet.
 #[derive(Clone, Debug)]
@@ -28,19 +36,40 @@ pub(crate) struct Frame {
     pub(crate) destination: IpAddr,
     /// TTL or hop limit.
     pub(crate) hop_limit: u8,
-    /// With an IPv4 option or an IPv6 extension header.
-    pub(crate) with_options: bool,
+    /// The byte of service or traffic class; its last two bits are those of congestion notification.
+    pub(crate) service: u8,
+    /// IPv4 identification.
+    pub(crate) identification: u16,
+    /// IPv4 half word of the fragment: flags, and the offset in units of eight bytes.
+    pub(crate) fragment: u16,
+    /// IPv4 options: whole words.
+    pub(crate) options: Vec<u8>,
+    /// IPv6 extension headers.
+    pub(crate) extensions: Vec<Extension>,
     /// What it carries.
     pub(crate) content: Content,
+}
+
+/// An IPv6 extension header.
+#[derive(Clone, Debug)]
+pub(crate) struct Extension {
+    /// Its number.
+    pub(crate) number: u8,
+    /// All of it but the number of the next header, with which it begins.
+    pub(crate) rest: Vec<u8>,
 }
 
 /// What a packet carries.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// UDP with this text, to [`PORT`].
-    Udp(&'static str),
+    /// UDP.
+    Udp { from: u16, to: u16, payload: Vec<u8>, with_checksum: bool },
+    /// TCP to [`PORT`], or another one, with a header of so many bytes and as many bytes after it.
+    Tcp { to: u16, header: usize, payload: usize },
     /// An ICMPv6 message of this type.
     Icmpv6(u8),
+    /// Anything: the number of its protocol, and its bytes.
+    Other(u8, Vec<u8>),
 }
 
 impl Frame {
@@ -53,14 +82,35 @@ impl Frame {
             source,
             destination,
             hop_limit: 64,
-            with_options: false,
-            content: Content::Udp("weft"),
+            service: 0,
+            identification: 0,
+            fragment: 0,
+            options: Vec::new(),
+            extensions: Vec::new(),
+            content: Content::Udp { from: 4000, to: PORT, payload: b"weft".to_vec(), with_checksum: true },
         }
     }
 
     /// An ICMPv6 message.
     pub(crate) fn icmpv6(source: &str, destination: &str, message_type: u8) -> Self {
-        Self { content: Content::Icmpv6(message_type), hop_limit: 255, ..Self::udp(source, destination) }
+        let frame = Self::udp(source, destination).content(Content::Icmpv6(message_type)).hop_limit(255);
+        if message_type == LISTENER_REPORT { frame.options() } else { frame }
+    }
+
+    /// A frame in a VXLAN packet between two nodes, with this VXLAN header.
+    pub(crate) fn vxlan_with(header: u64, source: IpAddr, destination: IpAddr, inner: &[u8]) -> Self {
+        let payload = [&header.to_be_bytes(), inner].concat();
+        Self {
+            source,
+            destination,
+            content: Content::Udp { from: 50_000, to: VXLAN_PORT, payload, with_checksum: false },
+            ..Self::udp("0.0.0.0", "0.0.0.0")
+        }
+    }
+
+    /// A frame in a VXLAN packet between two nodes.
+    pub(crate) fn vxlan(source: IpAddr, destination: IpAddr, inner: &[u8]) -> Self {
+        Self::vxlan_with(VXLAN_HEADER, source, destination, inner)
     }
 
     /// The same with another TTL or hop limit.
@@ -73,68 +123,215 @@ impl Frame {
         Self { from, to, ..self }
     }
 
-    /// The same with an IPv4 option or an IPv6 extension header.
+    /// The same with another byte of service or traffic class.
+    pub(crate) fn service(self, service: u8) -> Self {
+        Self { service, ..self }
+    }
+
+    /// The same with a harmless IPv4 option or IPv6 extension header: router alert (RFC 2113, RFC 2711).
     pub(crate) fn options(self) -> Self {
-        Self { with_options: true, ..self }
+        if self.source.is_ipv4() {
+            self.ipv4_options(&[148, 4, 0, 0])
+        } else {
+            self.extension(HOP_BY_HOP, &[0, 5, 2, 0, 0, 1, 0])
+        }
+    }
+
+    /// The same with these IPv4 options, which are whole words.
+    pub(crate) fn ipv4_options(self, options: &[u8]) -> Self {
+        Self { options: options.to_vec(), ..self }
+    }
+
+    /// The same with one more IPv6 extension header: all of it but its first byte.
+    pub(crate) fn extension(mut self, number: u8, rest: &[u8]) -> Self {
+        self.extensions.push(Extension { number, rest: rest.to_vec() });
+        self
+    }
+
+    /// The same as a fragment: its offset in units of eight bytes, and whether more follow.
+    pub(crate) fn fragment(self, offset: u16, more: bool) -> Self {
+        if self.source.is_ipv4() {
+            Self { fragment: u16::from(more) << 13 | offset, ..self }
+        } else {
+            let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+            self.extension(FRAGMENT, &[0, high, low, 0, 0, 0, 9])
+        }
+    }
+
+    /// The same to another port.
+    pub(crate) fn port(mut self, port: u16) -> Self {
+        match &mut self.content {
+            Content::Udp { to, .. } | Content::Tcp { to, .. } => *to = port,
+            other => panic!("no port in {other:?}"),
+        }
+        self
+    }
+
+    /// The same UDP from another port.
+    pub(crate) fn source_port(mut self, port: u16) -> Self {
+        match &mut self.content {
+            Content::Udp { from, .. } => *from = port,
+            other => panic!("no source port in {other:?}"),
+        }
+        self
+    }
+
+    /// The same with something else in it.
+    pub(crate) fn content(self, content: Content) -> Self {
+        Self { content, ..self }
+    }
+
+    /// The same with this payload of UDP.
+    pub(crate) fn payload(mut self, bytes: Vec<u8>) -> Self {
+        match &mut self.content {
+            Content::Udp { payload, .. } => *payload = bytes,
+            other => panic!("no payload in {other:?}"),
+        }
+        self
     }
 
     /// The same with another text.
     pub(crate) fn text(self, text: &'static str) -> Self {
-        Self { content: Content::Udp(text), ..self }
+        self.payload(text.as_bytes().to_vec())
+    }
+
+    /// The same, its payload of UDP such that the IP packet has this length.
+    pub(crate) fn length(self, length: usize) -> Self {
+        let empty = self.clone().payload(Vec::new()).bytes().len() - ETHERNET;
+        self.payload(vec![0x77; length - empty])
     }
 
     /// What goes over the wire, with right checksums.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let step = PacketBuilder::ethernet2(self.from, self.to).ip(self.ip_headers());
-        let mut bytes = Vec::new();
-        match self.content {
-            Content::Udp(text) => step.udp(4000, PORT).write_to_vec(&mut bytes, text.as_bytes()),
-            Content::Icmpv6(message_type) => {
-                step.icmpv6_raw(message_type, 0, [0; 4]).write_to_vec(&mut bytes, &[0; 16])
-            }
-        }
-        .expect("a packet of this size can be built");
-        bytes
+        let transport = self.transport();
+        let ethertype = if self.source.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+        [&self.to[..], &self.from, &ethertype, &self.ip_headers(transport.len()), &transport].concat()
     }
 
     /// The frame cut short at every length, from one byte after the Ethernet header to one byte before the end of the IP header.
     pub(crate) fn cuts(&self) -> impl Iterator<Item = Vec<u8>> + use<> {
         let header = if self.source.is_ipv4() { 20 } else { 40 };
         let bytes = self.bytes();
-        (15..14 + header).map(move |length| bytes[..length].to_vec())
+        (ETHERNET + 1..ETHERNET + header).map(move |length| bytes[..length].to_vec())
     }
 
-    fn ip_headers(&self) -> IpHeaders {
+    /// The number of what follows the IP header and its extensions.
+    const fn protocol(&self) -> u8 {
+        match self.content {
+            Content::Udp { .. } => UDP,
+            Content::Tcp { .. } => TCP,
+            Content::Icmpv6(_) => ICMPV6,
+            Content::Other(number, _) => number,
+        }
+    }
+
+    fn ip_headers(&self, content: usize) -> Vec<u8> {
+        let mut header = Vec::new();
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let mut header = Ipv4Header {
-                    time_to_live: self.hop_limit,
-                    source: source.octets(),
-                    destination: destination.octets(),
-                    ..Ipv4Header::default()
-                };
-                if self.with_options {
-                    // Router alert, RFC 2113.
-                    header.options = [148, 4, 0, 0].into();
-                }
-                IpHeaders::Ipv4(header, Ipv4Extensions::default())
+                let length = 20 + self.options.len();
+                header.extend([0x40 | (length / 4) as u8, self.service]);
+                header.extend(((length + content) as u16).to_be_bytes());
+                header.extend(self.identification.to_be_bytes());
+                header.extend(self.fragment.to_be_bytes());
+                header.extend([self.hop_limit, self.protocol(), 0, 0]);
+                header.extend(source.octets());
+                header.extend(destination.octets());
+                header.extend(&self.options);
+                let checksum = checksum(&header);
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let header = Ipv6Header {
-                    hop_limit: self.hop_limit,
-                    source: source.octets(),
-                    destination: destination.octets(),
-                    ..Ipv6Header::default()
-                };
-                let hop_by_hop = self.with_options || matches!(self.content, Content::Icmpv6(LISTENER_REPORT));
-                // Router alert, RFC 2711, and two bytes of padding.
-                let options = Ipv6RawExtHeader::new_raw(IpNumber::UDP, &[5, 2, 0, 0, 1, 0]).expect("a legal length");
-                let hop_by_hop_options = hop_by_hop.then_some(options);
-                IpHeaders::Ipv6(header, Ipv6Extensions { hop_by_hop_options, ..Ipv6Extensions::default() })
+                let extensions: usize = self.extensions.iter().map(|extension| 1 + extension.rest.len()).sum();
+                header.extend([0x60 | self.service >> 4, self.service << 4, 0, 0]);
+                header.extend(((extensions + content) as u16).to_be_bytes());
+                let following = self.extensions.iter().map(|extension| extension.number).chain([self.protocol()]);
+                let mut following = following.collect::<Vec<_>>().into_iter();
+                header.extend([following.next().expect("a protocol at least"), self.hop_limit]);
+                header.extend(source.octets());
+                header.extend(destination.octets());
+                for (extension, next) in self.extensions.iter().zip(following) {
+                    header.push(next);
+                    header.extend(&extension.rest);
+                }
             }
             mixed => panic!("a packet has one family: {mixed:?}"),
         }
+        header
     }
+
+    fn transport(&self) -> Vec<u8> {
+        // The place of the checksum, where there is one.
+        let (mut bytes, checksum_at) = match &self.content {
+            Content::Udp { from, to, payload, with_checksum } => {
+                let length = (8 + payload.len()) as u16;
+                let header = [from.to_be_bytes(), to.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
+                ([&header, payload.as_slice()].concat(), with_checksum.then_some(6))
+            }
+            Content::Tcp { to, header, payload } => {
+                let mut bytes = vec![0; *header];
+                bytes[..4].copy_from_slice(&[4000_u16.to_be_bytes(), to.to_be_bytes()].concat());
+                bytes[12..16].copy_from_slice(&[((header / 4) << 4) as u8, 0x10, 1, 0]);
+                bytes[20..].fill(1);
+                bytes.resize(header + payload, 0x77);
+                (bytes, Some(16))
+            }
+            Content::Icmpv6(message_type) => {
+                let mut bytes = vec![0; 24];
+                bytes[0] = *message_type;
+                (bytes, Some(2))
+            }
+            Content::Other(_, bytes) => (bytes.clone(), None),
+        };
+        if let Some(at) = checksum_at {
+            let mut counted = match (self.source, self.destination) {
+                (IpAddr::V4(source), IpAddr::V4(destination)) => [source.octets(), destination.octets()].concat(),
+                (IpAddr::V6(source), IpAddr::V6(destination)) => [source.octets(), destination.octets()].concat(),
+                mixed => panic!("a packet has one family: {mixed:?}"),
+            };
+            counted.extend([0, self.protocol()]);
+            counted.extend((bytes.len() as u16).to_be_bytes());
+            counted.extend(&bytes);
+            // UDP has another word for "none": zero.
+            let checksum = match checksum(&counted) {
+                0 => 0xffff,
+                sum => sum,
+            };
+            bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        }
+        bytes
+    }
+}
+
+/// The Internet checksum (RFC 1071) of bytes in which its own place is zero; 0 where it is there and right.
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0)));
+    let mut sum: u64 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// A frame with a UDP packet without options and extensions, cut short, where the headers say so too as far as they are left.
+pub(crate) fn shortened(frame: &[u8], length: usize) -> Vec<u8> {
+    let is_v4 = frame[12..14] == [0x08, 0x00];
+    let header = if is_v4 { 20 } else { 40 };
+    let mut frame = frame[..length].to_vec();
+    let mut write = |at: usize, value: usize| {
+        if at + 2 <= length {
+            frame[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
+        }
+    };
+    let packet = length - ETHERNET;
+    write(ETHERNET + if is_v4 { 2 } else { 4 }, if is_v4 { packet } else { packet.saturating_sub(header) });
+    write(ETHERNET + header + 4, packet.saturating_sub(header));
+    if is_v4 && packet >= header {
+        frame[ETHERNET + 10..ETHERNET + 12].fill(0);
+        let checksum = checksum(&frame[ETHERNET..ETHERNET + header]);
+        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    frame
 }
 
 /// An ARP request.
@@ -150,5 +347,11 @@ pub(crate) fn arp() -> Vec<u8> {
 pub(crate) fn mpls() -> Vec<u8> {
     let mut frame = Frame::udp("10.244.1.10", "10.244.1.11").bytes();
     frame[12..14].copy_from_slice(&[0x88, 0x47]);
+    frame
+}
+
+/// A frame with a VLAN tag.
+pub(crate) fn tagged(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0x00, 0, 5]);
     frame
 }

@@ -11,7 +11,7 @@ const PROGRAM: Program = Program::FromOverlay;
 fn what_is_not_ip_is_dropped() {
     let cases = [("ARP", frames::arp()), ("another EtherType", frames::mpls())]
         .map(|(what, frame)| (what, frame, Outcome::Dropped(DropReason::NotIp)));
-    Datapath::load().check(PROGRAM, cases.into());
+    Datapath::load().check(PROGRAM, cases);
 }
 
 #[test]
@@ -19,5 +19,5 @@ fn what_came_out_of_no_tunnel_is_dropped() {
     let cases = [("10.244.2.77", "10.244.1.10"), ("fd00:10:244:2::77", "fd00:10:244:1::10")]
         .map(|(source, destination)| Frame::udp(source, destination))
         .map(|frame| ("right but for that", frame.bytes(), Outcome::Dropped(DropReason::NoTunnelKey)));
-    Datapath::load().check(PROGRAM, cases.into());
+    Datapath::load().check(PROGRAM, cases);
 }

@@ -2,25 +2,17 @@
 
 use weft_common::reason::{DropReason, Program};
 
-use crate::datapath::{Case, Datapath, Outcome, to_other_pod};
+use crate::datapath::{Case, Datapath, Outcome, into_the_overlay, to_other_pod};
 use crate::frames::{self, Frame, LISTENER_REPORT};
-
-/// MAC addresses of frames in the tunnel.
-const INNER_MACS: ([u8; 6], [u8; 6]) = (*b"\x06weft\x01", *b"\x06weft\x02");
 
 const PROGRAM: Program = Program::FromPod;
 
 /// The same packet of both families, from this pod to an address with this end.
-fn from_this_pod(node: u8, end: &str) -> [Frame; 2] {
+pub(crate) fn from_this_pod(node: u8, end: &str) -> [Frame; 2] {
     [
         Frame::udp("10.244.1.10", &format!("10.244.{node}.{end}")),
         Frame::udp("fd00:10:244:1::10", &format!("fd00:10:244:{node}::{end}")),
     ]
-}
-
-fn into_the_tunnel(frame: &Frame) -> Outcome {
-    let out = frame.clone().macs(INNER_MACS.0, INNER_MACS.1).hop_limit(frame.hop_limit - 1);
-    Outcome::Redirected(out.bytes())
 }
 
 #[test]
@@ -42,20 +34,10 @@ fn the_ipv4_header_checksum_is_right_whatever_it_was() {
     let datapath = Datapath::load();
     // The checksum field takes all values, those that wrap around among them: the identification counts through them.
     for identification in (0..=u16::MAX).step_by(13).chain([0xfffe, 0xffff]) {
-        let frame = Frame::udp("10.244.1.10", "10.244.1.11");
-        let mut bytes = frame.bytes();
-        set_identification(&mut bytes, identification);
+        let bytes = Frame { identification, ..Frame::udp("10.244.1.10", "10.244.1.11") }.bytes();
         let Outcome::Redirected(out) = datapath.run(PROGRAM, &bytes) else { panic!("not delivered") };
-        let sum: u32 = out[14..34].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
-        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "identification {identification:#x}");
+        assert_eq!(frames::checksum(&out[14..34]), 0, "identification {identification:#x}");
     }
-}
-
-/// Writes the identification, and the checksum that goes with it.
-fn set_identification(frame: &mut [u8], identification: u16) {
-    frame[18..20].copy_from_slice(&identification.to_be_bytes());
-    let header = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header();
-    frame[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
 }
 
 #[test]
@@ -63,9 +45,9 @@ fn packets_for_pods_of_other_nodes_go_into_the_tunnel_with_one_hop_less() {
     let mut cases: Vec<Case> = Vec::new();
     for (underlay, node) in [("an IPv4 underlay", 2), ("an IPv6 underlay", 3)] {
         for frame in from_this_pod(node, "77") {
-            cases.push((underlay, frame.bytes(), into_the_tunnel(&frame)));
+            cases.push((underlay, frame.bytes(), into_the_overlay(&frame)));
             let frame = frame.options();
-            cases.push((underlay, frame.bytes(), into_the_tunnel(&frame)));
+            cases.push((underlay, frame.bytes(), into_the_overlay(&frame)));
         }
     }
     Datapath::load().check(PROGRAM, cases);

@@ -5,21 +5,28 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod capture;
+mod congestion;
 mod datapath;
+mod datapath_run;
+mod encapsulation;
+mod encapsulation_size;
 mod frames;
 mod from_overlay;
 mod from_pod;
+mod from_underlay;
+mod from_underlay_refused;
+mod from_underlay_truncated;
 mod layout;
 mod node;
 mod pins;
+mod refused;
+mod refused_chains;
 mod streams;
 mod streams_offloads;
-mod streams_router;
 mod streams_traffic;
 mod third_kernel;
 mod to_pod;
 mod underlay_checksums;
-mod ways_hops;
 mod ways_pair;
 mod ways_pairs;
 mod ways_switching;

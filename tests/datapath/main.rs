@@ -28,6 +28,7 @@ mod streams_traffic;
 mod third_kernel;
 mod to_pod;
 mod underlay_checksums;
+mod underlay_router;
 mod ways_hops;
 mod ways_pair;
 mod ways_pairs;

@@ -35,6 +35,7 @@ mod plugin_node;
 mod plugin_orders;
 mod plugin_ranges;
 mod plugin_replaced;
+mod spoofing;
 mod two_nodes;
 mod uninstall;
 mod upgrade;

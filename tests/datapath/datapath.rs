@@ -1,5 +1,6 @@
 //! The programs, loaded as the agent loads them, with the maps of a small cluster; and a way to run one on a packet.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -76,6 +77,9 @@ pub(crate) type Case<Name = &'static str> = (Name, Vec<u8>, Outcome);
 /// Loaded programs.
 pub(crate) struct Datapath {
     pub(crate) maps: Maps,
+    programs: Vec<SchedClassifier>,
+    /// The counters after the last run.
+    counters: RefCell<Counters>,
 }
 
 impl Datapath {
@@ -96,7 +100,9 @@ impl Datapath {
     pub(crate) fn load_unconfigured() -> Self {
         mount_bpffs();
         programs::load(pins(), OBJECT).unwrap();
-        let datapath = Self { maps: Maps::open(pins()).unwrap() };
+        let maps = Maps::open(pins()).unwrap();
+        let programs = Program::ALL.map(|program| SchedClassifier::from_pin(pins().join(program.name())).unwrap());
+        let datapath = Self { counters: RefCell::new(counters(&maps)), programs: programs.into(), maps };
         for ClusterNode { number, internal_ips, underlay } in NODES {
             let [tunnel, other] = internal_ips.map(|address| address.parse::<IpAddr>().unwrap());
             datapath.set_node(number, tunnel, underlay);
@@ -131,11 +137,10 @@ impl Datapath {
 
     /// Runs a program on a frame of which the kernel knows more than its bytes.
     pub(crate) fn run_in(&self, program: Program, frame: &[u8], circumstances: Circumstances) -> Outcome {
-        let classifier = SchedClassifier::from_pin(pins().join(program.name())).unwrap();
-        let before = counters(&self.maps);
-        let run = datapath_run::run(&classifier, frame, circumstances);
+        let run = datapath_run::run(&self.programs[program as usize], frame, circumstances);
         let (action, out) = run.unwrap_or_else(|error| panic!("{circumstances:?}: {error}: {frame:02x?}"));
-        let counted: Vec<_> = drops_since(&before, &self.maps);
+        let now = counters(&self.maps);
+        let counted = difference(&self.counters.replace(now.clone()), &now);
         match (action, counted.as_slice()) {
             (TC_ACT_UNSPEC, []) => {
                 assert_eq!(out, frame, "a packet that goes on was changed");
@@ -187,9 +192,16 @@ pub(crate) fn counters(maps: &Maps) -> Counters {
 
 /// What was counted since.
 pub(crate) fn drops_since(before: &Counters, maps: &Maps) -> Vec<(Program, DropReason, u64)> {
-    let drops = maps.drops().unwrap().into_iter();
-    drops
-        .map(|(program, reason, count)| (program, reason, count - before[&(program as u32, reason as u32)]))
+    difference(before, &counters(maps))
+}
+
+/// What was counted between.
+fn difference(before: &Counters, after: &Counters) -> Vec<(Program, DropReason, u64)> {
+    let counted =
+        Program::ALL.into_iter().flat_map(|program| DropReason::ALL.iter().map(move |&reason| (program, reason)));
+    counted
+        .map(|(program, reason)| (program, reason, (program as u32, reason as u32)))
+        .map(|(program, reason, key)| (program, reason, after[&key] - before[&key]))
         .filter(|&(_, _, count)| count != 0)
         .collect()
 }

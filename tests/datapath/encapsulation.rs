@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use weft_common::layout::{POD_VNI, VXLAN_PORT};
 use weft_common::reason::{DropReason, Program};
 
-use crate::datapath::{Case, Datapath, INNER_MACS, Outcome, POD_MTU};
+use crate::datapath::{Case, Datapath, INNER_MACS, Outcome, POD_MTU, into_the_overlay};
 use crate::datapath_run::Circumstances;
 use crate::frames::{self, Content, ETHERNET, FRAGMENT, Frame, UDP};
 use crate::from_pod::from_this_pod;
@@ -155,6 +156,20 @@ fn past_the_device_too_the_stack_answers_for_a_packet_that_may_go_no_further() {
         [0, 1].map(|hop_limit| (name, frame.clone().hop_limit(hop_limit).bytes(), Outcome::Passed))
     });
     Datapath::load().check(PROGRAM, cases);
+}
+
+#[test]
+fn when_no_agent_follows_the_routes_any_longer_packets_leave_by_the_device() {
+    let datapath = Datapath::load();
+    let frames =
+        UNDERLAYS.into_iter().flat_map(|(name, node, ..)| from_this_pod(node, "77").map(|frame| (name, frame)));
+    let cases: Vec<Case> = frames.map(|(name, frame)| (name, frame.bytes(), into_the_overlay(&frame))).collect();
+    datapath.maps.lease_fast_path(Duration::ZERO).unwrap();
+    datapath.check(PROGRAM, cases);
+    datapath.maps.lease_fast_path(Duration::MAX).unwrap();
+    for underlay in UNDERLAYS {
+        check_leaving(&datapath, underlay, &from_this_pod(underlay.1, "77")[0], 0);
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod layout;
 mod node;
 mod pins;
 mod refused;
+mod refused_by_overlay;
 mod refused_chains;
 mod streams;
 mod streams_offloads;

@@ -33,6 +33,11 @@ impl Underlay {
         };
         text.parse().unwrap()
     }
+
+    /// The address of a node that is no InternalIP.
+    pub(crate) fn other_address(self, number: u8) -> IpAddr {
+        self.node_address(100 + number)
+    }
 }
 
 /// A node, and its pods.

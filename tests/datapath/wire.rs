@@ -19,17 +19,17 @@ pub(crate) const INNER_MACS: (Mac, Mac) = (*b"\x06weft\x01", *b"\x06weft\x02");
 const UDP_VXLAN: usize = 16;
 
 /// Node 1 with two pods, and what plays the rest of the world: its taps send crafted frames and see what comes.
-struct Bed {
-    node: Node,
+pub(crate) struct Bed {
+    pub(crate) node: Node,
     // The other end of the underlay: everything there is crafted.
     _other: Namespace,
-    other: Tap,
-    pods: Vec<Tap>,
+    pub(crate) other: Tap,
+    pub(crate) pods: Vec<Tap>,
     underlay: Underlay,
 }
 
 impl Bed {
-    fn new(underlay: Underlay) -> Self {
+    pub(crate) fn new(underlay: Underlay) -> Self {
         mount_bpffs();
         let [one, other_namespace] = node::underlay();
         let other = Tap::new(&other_namespace, node::ifindex(&other_namespace, "eth0"));
@@ -45,7 +45,7 @@ impl Bed {
     }
 
     /// What a pod receives of a packet that was sent on.
-    fn at_pod(&self, index: usize, frame: &Frame) -> Vec<u8> {
+    pub(crate) fn at_pod(&self, index: usize, frame: &Frame) -> Vec<u8> {
         let endpoint = self.node.pods[index].endpoint;
         frame.clone().macs(endpoint.host_mac, endpoint.pod_mac).hop_limit(frame.hop_limit - 1).bytes()
     }
@@ -56,7 +56,7 @@ impl Bed {
     }
 
     /// Sends one frame, and waits until a drop is counted: for this reason, once, and nothing else.
-    fn is_dropped(&self, what: &str, program: Program, reason: DropReason, send: impl FnOnce()) {
+    pub(crate) fn is_dropped(&self, what: &str, program: Program, reason: DropReason, send: impl FnOnce()) {
         let before = counters(&self.node.maps);
         // The devices have messages of their own.
         let counted = || {

@@ -117,8 +117,8 @@ async fn nodes(State(admin): State<Arc<Admin>>) -> Response {
     match admin.compare().await {
         Err(gone) => gone,
         Ok(Ok(comparison)) => {
-            let Comparison { plan, desired, observed, problems, .. } = comparison;
-            Json(report::nodes(&plan, &desired, &observed, problems)).into_response()
+            let Comparison { plan, ways, desired, observed, problems, .. } = comparison;
+            Json(report::nodes(&plan, &ways, &desired, &observed, problems)).into_response()
         }
         Ok(Err(blocked)) => {
             Json(NodesReport { source: Source::Agent, problems: all(blocked), nodes: Vec::new() }).into_response()

@@ -94,6 +94,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         node: config.node_name.clone(),
         pin_directory: config.pin_directory.clone(),
         requirements,
+        fast_path: fast_path.clone(),
         overlay,
         api_server,
     };

@@ -1,5 +1,6 @@
 //! `/metrics`. What happens is counted where it happens; what is, is read when somebody asks.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +19,7 @@ use weft_common::layout::LAYOUT_VERSION;
 
 use crate::datapath::maps::Maps;
 use crate::overlay::reconcile::Pass;
+use crate::report::{self, PeerReport};
 use crate::view::{View, age_seconds};
 
 /// What a text reader of Prometheus asks for.
@@ -119,6 +121,12 @@ impl Collector for Present {
         let comparison = snapshot.pass.as_ref().and_then(|pass| pass.comparison.as_ref().ok());
         let routes = comparison.map_or(0, |comparison| comparison.desired.routes.len());
         gauge(&mut encoder, "weft_routes", "Routes of ours that should be in the kernel", count(routes))?;
+        let peers = comparison.map(|comparison| report::peers(&comparison.plan, &comparison.ways)).unwrap_or_default();
+        let mut family =
+            encoder.encode_descriptor("weft_peers", "Other nodes, by the way to them", None, MetricType::Gauge)?;
+        for ((way, reason), number) in by_way(&peers) {
+            ConstGauge::new(count(number)).encode(family.encode_family(&[("way", way), ("reason", reason)])?)?;
+        }
         let failing = snapshot.pass.as_ref().map_or(0, |pass| pass.failures.len());
         gauge(
             &mut encoder,
@@ -158,6 +166,16 @@ impl Present {
     }
 }
 
+/// Peers by the way to them and why it is that one; only labels that stay the same.
+fn by_way(peers: &[PeerReport]) -> BTreeMap<(&'static str, &str), usize> {
+    let mut counts = BTreeMap::new();
+    for PeerReport { way, .. } in peers {
+        let name = if way.past_overlay { "past_weft0" } else { "weft0" };
+        *counts.entry((name, way.reason.as_deref().unwrap_or_default())).or_default() += 1;
+    }
+    counts
+}
+
 fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: f64) -> Result<(), std::fmt::Error> {
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, ConstGauge::<f64>::TYPE)?)
 }
@@ -169,7 +187,6 @@ fn count(number: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use tokio::sync::watch;
@@ -183,23 +200,25 @@ mod tests {
     use crate::overlay::pod_devices::PodDevices;
     use crate::overlay::reconcile::{Comparison, Failure};
     use crate::overlay::state::{Change, OverlayState, Underlay};
-    use crate::overlay::way::Ways;
+    use crate::overlay::way::{self, FastPath, Paths, Ways};
     use crate::overlay::{desired, plan};
 
     fn pass() -> (Pass, Cluster) {
-        let node = Node {
-            name: "one".to_owned(),
-            internal_ips: vec![[192, 0, 2, 1].into()],
-            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+        let node = |name: &str, last: u8| Node {
+            name: name.to_owned(),
+            internal_ips: vec![[192, 0, 2, last].into()],
+            pod_cidrs: vec![format!("10.244.{last}.0/24").parse().unwrap()],
             ..Node::default()
         };
-        let cluster = Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new() };
+        let nodes = [node("one", 1), node("two", 2)].map(|node| (node.name.clone(), node));
+        let cluster = Cluster { nodes: BTreeMap::from(nodes), problems: Vec::new() };
         let plan = plan::plan(&cluster, "one").unwrap();
         let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
         let desired =
             desired::desired(&plan, &underlay, &Ways::default(), &PodDevices::default(), &OverlayState::default());
         let observed = desired.clone();
-        let comparison = Comparison { plan, underlay, ways: Ways::default(), desired, observed, problems: Vec::new() };
+        let ways = way::ways(&plan, 1450, &FastPath::SwitchedOff, &Paths::default());
+        let comparison = Comparison { plan, underlay, ways, desired, observed, problems: Vec::new() };
         let failure =
             Failure { kind: "set_node", object: "map".to_owned(), reason: "full".to_owned(), essential: true };
         let pass = Pass {
@@ -227,6 +246,7 @@ mod tests {
             node: "one".to_owned(),
             pin_directory: nowhere.to_owned(),
             requirements: Requirements::of_this_node(nowhere, nowhere),
+            fast_path: FastPath::Allowed,
             overlay: watch::channel(snapshot).1,
             api_server: watch::channel(server).1,
         };
@@ -244,8 +264,9 @@ mod tests {
             "weft_sync_duration_seconds_count 1",
             "weft_ready 0",
             "weft_not_ready_reason{object=\"map\",reason=\"full\"} 1",
-            "weft_nodes 1",
-            "weft_routes 1",
+            "weft_nodes 2",
+            "weft_routes 2",
+            "weft_peers{way=\"weft0\",reason=\"switched_off\"} 1",
             "weft_failing_changes 1",
             "weft_api_connected 1",
             "weft_api_heard_age_seconds ",

@@ -1,6 +1,7 @@
 //! The operators' view while the agent is away: the pinned maps, the state directory and the kernel's routes. What should be there
 //! is then what the maps say; the API server is not asked.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,9 @@ use crate::datapath::requirements::Requirements;
 use crate::datapath::{Kernel, KernelError, Watched};
 use crate::model::problem::Problem;
 use crate::overlay::state::OverlayState;
+use crate::overlay::way::{Device, UnderlayDevice};
 use crate::pods;
-use crate::report::{self, DropsReport, NodesReport, PodsReport, RoutesReport, Source, Status};
+use crate::report::{self, DropsReport, NodesReport, PeerReport, PodsReport, RoutesReport, Source, Status};
 use crate::view::{self, kernel_status};
 
 /// Not even that can be read.
@@ -35,23 +37,29 @@ pub struct Offline {
     facts: Option<NodeFacts>,
     observed: OverlayState,
     routes: RoutesReport,
+    /// The node's devices, by index.
+    devices: BTreeMap<u32, Device>,
+    /// An agent has followed the routes of late.
+    leased: bool,
 }
 
 impl Offline {
     /// Reads everything.
     pub async fn read(pin_directory: &Path, state_directory: &Path) -> Result<Self, OfflineError> {
-        Maps::open(pin_directory)?;
-        let observed = LinuxKernel::open(pin_directory, Path::new("/proc/sys"))?.observe(&Watched::NOTHING).await?;
+        let leased = Maps::open(pin_directory)?.fast_path_is_leased()?;
+        let kernel = LinuxKernel::open(pin_directory, Path::new("/proc/sys"))?;
+        let observed = kernel.observe(&Watched::NOTHING).await?;
+        let devices = kernel.paths(&[], &[]).await?.devices;
         let facts: Option<NodeFacts> =
             fs::read(state_directory.join(node_facts::FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let gateways = facts.as_ref().map(|facts| facts.gateways.clone()).unwrap_or_default();
         let desired = report::routes_of_maps(&observed.nodes, &gateways);
-        let mut owners = std::collections::BTreeMap::new();
+        let mut owners = BTreeMap::new();
         if let Some(facts) = &facts {
             owners.extend(facts.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, facts.node.clone())));
         }
         let routes = report::routes(Source::Offline, &desired, &observed.routes, &owners, vec![agent_away()]);
-        Ok(Self { pin_directory: pin_directory.to_owned(), facts, observed, routes })
+        Ok(Self { pin_directory: pin_directory.to_owned(), facts, observed, routes, devices, leased })
     }
 
     /// `weft routes`: what follows from the maps beside what the kernel has.
@@ -65,8 +73,23 @@ impl Offline {
         NodesReport {
             source: Source::Offline,
             problems: vec![agent_away()],
-            nodes: report::nodes_of_maps(name, &self.observed, &self.routes),
+            nodes: report::nodes_of_maps(name, &self.observed, &self.routes, &self.peers()),
         }
+    }
+
+    fn peers(&self) -> Vec<PeerReport> {
+        report::peers_of_maps(self.observed.nodes.values(), &self.devices, self.leased)
+    }
+
+    /// The devices on which packets of peers are taken before `weft0` sees them.
+    fn underlay_devices(&self) -> Vec<UnderlayDevice> {
+        let below = self.devices.values().filter(|device| self.observed.underlay_filters.contains_key(&device.name));
+        let report = |device: &Device| UnderlayDevice {
+            device: device.name.clone(),
+            mtu: device.mtu,
+            receives_by_overlay: None,
+        };
+        below.map(report).collect()
     }
 
     /// `weft status`.
@@ -82,11 +105,13 @@ impl Offline {
             node: self.facts.as_ref().map(|facts| facts.node.clone()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_server: None,
-            kernel: kernel_status(&requirements),
+            kernel: kernel_status(&requirements, None),
             layout: self.facts.as_ref().map_or(LAYOUT_VERSION, |facts| facts.layout),
             pod_cidrs: self.facts.as_ref().map(|facts| facts.pod_cidrs.clone()).unwrap_or_default(),
             internal_ips: own.map(|(address, _)| *address).collect(),
             underlay: None,
+            underlay_devices: self.underlay_devices(),
+            peers: self.peers(),
             pod_mtu_bytes: self.facts.as_ref().map(|facts| facts.mtu),
             sync_age_seconds: None,
             drops,

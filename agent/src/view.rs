@@ -11,8 +11,11 @@ use crate::datapath::requirements::Requirements;
 use crate::kubernetes::watch::ApiServer;
 use crate::model::problem::Problem;
 use crate::overlay::driver::Snapshot;
+use crate::overlay::reconcile::Pass;
+use crate::overlay::state::Change;
+use crate::overlay::way::{FastPath, UnderlayDevice};
 use crate::readiness;
-use crate::report::{self, ApiServerStatus, DropsReport, KernelStatus, Source, Status};
+use crate::report::{self, ApiServerStatus, DropsReport, FastPathSupport, KernelStatus, Source, Status};
 
 /// The agent as others see it.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub struct View {
     pub pin_directory: PathBuf,
     /// What the kernel lacks.
     pub requirements: Requirements,
+    /// Whether packets may go past `weft0`.
+    pub fast_path: FastPath,
     /// The reconcile loop.
     pub overlay: watch::Receiver<Snapshot>,
     /// The API server.
@@ -67,7 +72,7 @@ impl View {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_server: Some(self.api_server_status()),
-            kernel: kernel_status(&self.requirements),
+            kernel: kernel_status(&self.requirements, FastPathSupport::of(&self.fast_path)),
             layout: LAYOUT_VERSION,
             pod_cidrs: own.map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
             internal_ips: own.map(|node| node.internal_ips.clone()).unwrap_or_default(),
@@ -75,6 +80,8 @@ impl View {
                 .as_ref()
                 .and_then(|comparison| comparison.desired.device.as_ref())
                 .map(|device| device.mtu),
+            underlay_devices: snapshot.pass.as_deref().map(underlay_devices).unwrap_or_default(),
+            peers: comparison.as_ref().map(|found| report::peers(&found.plan, &found.ways)).unwrap_or_default(),
             underlay: comparison.map(|comparison| comparison.underlay.clone()),
             sync_age_seconds: snapshot.in_sync.map(age_seconds),
             drops: drops.drops,
@@ -87,6 +94,19 @@ impl View {
     }
 }
 
+/// The devices below the overlay. Where the kernel refused our filter, it says so.
+fn underlay_devices(pass: &Pass) -> Vec<UnderlayDevice> {
+    let Ok(comparison) = &pass.comparison else { return Vec::new() };
+    let mut devices = comparison.ways.devices.clone();
+    for device in &mut devices {
+        let filter = Change::SetUnderlayFilter(device.device.clone()).object();
+        let refused = pass.failures.iter().find(|failure| failure.object == filter);
+        device.receives_by_overlay =
+            device.receives_by_overlay.take().or_else(|| refused.map(|failure| failure.reason.clone()));
+    }
+    devices
+}
+
 /// The counters of dropped packets, as data for people and programs.
 pub fn drops(source: Source, pin_directory: &Path, problems: Vec<Problem>) -> Result<DropsReport, MapsError> {
     let (map_id, counters) = Maps::open(pin_directory)?.numbered_drops()?;
@@ -94,8 +114,9 @@ pub fn drops(source: Source, pin_directory: &Path, problems: Vec<Problem>) -> Re
 }
 
 /// The kernel of this node, as data for people and programs.
-pub fn kernel_status(requirements: &Requirements) -> KernelStatus {
+pub fn kernel_status(requirements: &Requirements, fast_path: Option<FastPathSupport>) -> KernelStatus {
     KernelStatus {
+        fast_path,
         release: requirements.release().to_owned(),
         missing: requirements.missing().iter().map(ToString::to_string).collect(),
     }

@@ -99,7 +99,7 @@ impl Rise {
 
 /// Columns of a fixed width, because nobody knows what comes: the longest names fit.
 fn watch_line(time: &str, program: &str, reason: &str, [packets, rate, total]: [&str; 3], meaning: &str) -> String {
-    format!("{time:<24}  {program:<12}  {reason:<21}  {packets:>10}  {rate:>10}  {total:>12}  {meaning}\n")
+    format!("{time:<24}  {program:<13}  {reason:<25}  {packets:>10}  {rate:>10}  {total:>12}  {meaning}\n")
 }
 
 #[cfg(test)]
@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn every_known_name_fits_into_its_column() {
         use weft_common::reason::{DropReason, Program};
-        assert!(DropReason::ALL.iter().all(|reason| reason.name().len() <= 21));
-        assert!(Program::ALL.iter().all(|program| program.name().len() <= 12));
+        assert!(DropReason::ALL.iter().all(|reason| reason.name().len() <= 25));
+        assert!(Program::ALL.iter().all(|program| program.name().len() <= 13));
     }
 
     #[test]

@@ -2,9 +2,13 @@
 
 use std::fmt::Write;
 
-use weft_agent::report::{ApiServerStatus, Source, Status};
+use weft_agent::report::{self, ApiServerStatus, FastPathSupport, PeerReport, Source, Status};
+use weft_common::layout::OVERLAY_DEVICE;
 
 use crate::table::{list, problems, table};
+
+/// More peers than these are counted, not listed.
+const ONE_BY_ONE: usize = 10;
 
 pub(crate) fn text(status: &Status) -> String {
     let mut text = String::new();
@@ -34,11 +38,24 @@ pub(crate) fn text(status: &Status) -> String {
             |underlay| format!("{}, MTU {} bytes", underlay.device, underlay.mtu),
         ),
     );
+    for device in &status.underlay_devices {
+        let receives = match &device.receives_by_overlay {
+            None => format!("past {OVERLAY_DEVICE}"),
+            Some(reason) => format!("by {OVERLAY_DEVICE}: {reason}"),
+        };
+        line("", format!("{} (MTU {} bytes) receives {receives}", device.device, device.mtu));
+    }
     line("Pods' MTU", status.pod_mtu_bytes.map_or_else(|| "unknown".to_owned(), |mtu| format!("{mtu} bytes")));
     line("Kernel", format!("{}, layout {}", status.kernel.release, status.layout));
+    if let Some(FastPathSupport { supported, lacks }) = &status.kernel.fast_path {
+        let can = if *supported { "can" } else { "cannot" };
+        let why = lacks.as_ref().map(|lacks| format!(": {lacks}")).unwrap_or_default();
+        line("", format!("{can} send past {OVERLAY_DEVICE}{why}"));
+    }
     for missing in &status.kernel.missing {
         line("", format!("lacks {missing}"));
     }
+    text += &ways(&status.peers);
     text += &problems("\nNot healthy because:", &status.reasons);
     text += &problems("\nProblems elsewhere:", &status.problems);
     if !status.drops.is_empty() {
@@ -51,6 +68,23 @@ pub(crate) fn text(status: &Status) -> String {
         );
     }
     text
+}
+
+/// Which way packets take to the peers: of each, or of many together.
+fn ways(peers: &[PeerReport]) -> String {
+    let heading = "\nWays to other nodes:\n";
+    let name = |peer: &PeerReport| peer.node.clone().unwrap_or_else(|| "?".to_owned());
+    match peers.len() {
+        0 => String::new(),
+        1..=ONE_BY_ONE => {
+            let rows = peers.iter().map(|peer| [name(peer), peer.tunnel.to_string(), peer.way.to_string()]);
+            format!("{heading}{}", table(["NODE", "TUNNEL", "WAY"], rows))
+        }
+        _ => {
+            let rows = report::counted(peers).into_iter().map(|(way, count)| [count.to_string(), way.to_string()]);
+            format!("{heading}{}(`weft nodes` lists each)\n", table(["NODES", "WAY"], rows))
+        }
+    }
 }
 
 fn api_server(server: &ApiServerStatus) -> String {
@@ -74,9 +108,11 @@ fn ago(seconds: f64) -> String {
 mod tests {
     use super::*;
     use weft_agent::model::problem::Problem;
-    use weft_agent::report::KernelStatus;
+    use weft_agent::overlay::way::UnderlayDevice;
+    use weft_agent::report::{KernelStatus, WayReport};
 
     fn status() -> Status {
+        let fast_path = Some(FastPathSupport { supported: false, lacks: Some("a flag".to_owned()) });
         Status {
             source: Source::Agent,
             healthy: true,
@@ -85,11 +121,13 @@ mod tests {
             node: "one".to_owned(),
             version: "0.1.0".to_owned(),
             api_server: None,
-            kernel: KernelStatus { release: "6.1.0".to_owned(), missing: Vec::new() },
+            kernel: KernelStatus { release: "6.1.0".to_owned(), missing: Vec::new(), fast_path },
             layout: 1,
             pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
             internal_ips: Vec::new(),
             underlay: None,
+            underlay_devices: Vec::new(),
+            peers: Vec::new(),
             pod_mtu_bytes: Some(1450),
             sync_age_seconds: Some(7.4),
             drops: Vec::new(),
@@ -109,6 +147,42 @@ mod tests {
         let sick = text(&Status { healthy: false, reasons, ..status() });
         assert!(sick.starts_with("Health       NOT HEALTHY\n"), "{sick}");
         assert!(sick.contains("it has no podCIDR\n    -> start the controller manager"), "{sick}");
+    }
+
+    fn peer(number: u8) -> PeerReport {
+        let explanation = (number == 1).then(|| "no route to its address".to_owned());
+        let way = WayReport {
+            past_overlay: explanation.is_none(),
+            device: explanation.is_none().then(|| "eth0".to_owned()),
+            reason: explanation.as_ref().map(|_| "no_route".to_owned()),
+            explanation,
+        };
+        PeerReport { node: Some(format!("node-{number}")), tunnel: [192, 0, 2, number].into(), way }
+    }
+
+    #[test]
+    fn a_few_peers_are_listed_with_their_ways_and_many_are_counted() {
+        assert!(!text(&status()).contains("Ways"), "there is nobody else");
+        let few = text(&Status { peers: [1, 2].map(peer).into(), ..status() });
+        assert!(few.contains("node-1  192.0.2.1  weft0: no route to its address\n"), "{few}");
+        assert!(few.contains("node-2  192.0.2.2  past weft0 by eth0\n"), "{few}");
+        let many = text(&Status { peers: (1..=12).map(peer).collect(), ..status() });
+        assert!(many.contains("11     past weft0 by eth0\n1      weft0: no route"), "{many}");
+        assert!(many.contains("`weft nodes`") && !many.contains("node-1"), "{many}");
+    }
+
+    #[test]
+    fn the_devices_below_and_what_the_kernel_lacks_are_named() {
+        let device = |name: &str, receives_by_overlay: Option<&str>| UnderlayDevice {
+            device: name.to_owned(),
+            mtu: 1500,
+            receives_by_overlay: receives_by_overlay.map(str::to_owned),
+        };
+        let underlay_devices = vec![device("eth0", None), device("tun0", Some("it has no Ethernet header"))];
+        let text = text(&Status { underlay_devices, ..status() });
+        assert!(text.contains("             eth0 (MTU 1500 bytes) receives past weft0\n"), "{text}");
+        assert!(text.contains("tun0 (MTU 1500 bytes) receives by weft0: it has no Ethernet header\n"), "{text}");
+        assert!(text.contains("             cannot send past weft0: a flag\n"), "{text}");
     }
 
     #[test]

@@ -216,6 +216,15 @@ impl Maps {
         lease.set(0, until, 0).map_err(failed)
     }
 
+    /// Whether packets may leave past `weft0` now.
+    pub fn fast_path_is_leased(&self) -> Result<bool, MapsError> {
+        let failed = |error| self.failed("read", map::FAST_PATH_LEASE, "entry 0", error);
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| failed(MapError::IoError(errno.into())))?;
+        let lease: Array<_, u64> = self.typed(map::FAST_PATH_LEASE)?;
+        let until = lease.get(&0, 0).map_err(failed)?;
+        Ok(Duration::from(now) < Duration::from_nanos(until))
+    }
+
     /// The addresses of the pods on this node. The plugin writes them.
     pub fn endpoints(&self) -> Result<BTreeMap<IpAddr, Endpoint>, MapsError> {
         let entries = self.endpoints_map()?.iter().collect::<Result<Vec<_>, _>>();

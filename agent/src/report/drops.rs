@@ -53,11 +53,12 @@ pub fn drops(counters: &[(Program, DropReason, u64)]) -> Vec<Drop> {
 fn next_step(reason: DropReason) -> &'static str {
     match reason {
         DropReason::Truncated => {
-            "Somebody builds broken packets. `weft pods` shows under DROPPED which pod; `tcpdump -ni DEVICE` shows what it sends"
+            "Somebody builds broken packets. from_pod: `weft pods` shows under DROPPED which pod; `tcpdump -ni DEVICE` shows what it sends. \
+             from_underlay and from_overlay: another machine; `tcpdump -ni any udp port 4789` shows which"
         }
         DropReason::NotIp => {
-            "Pods speak IPv4, IPv6 and ARP, without VLANs. `weft pods` shows under DROPPED who sends something else; `tcpdump -eni DEVICE` \
-             shows what"
+            "Pods speak IPv4, IPv6 and ARP, without VLANs. from_pod: `weft pods` shows under DROPPED who sends something else; \
+             `tcpdump -eni DEVICE` shows what. from_underlay and from_overlay: another machine; `tcpdump -ni any udp port 4789` shows which"
         }
         DropReason::LinkLocalIgnored => "Nothing: every pod whose kernel knows IPv6 sends some",
         DropReason::SourceNotPod => {

@@ -5,7 +5,7 @@ use crate::overlay::desired;
 use crate::overlay::plan::{self, Plan};
 use crate::overlay::pod_devices::PodDevices;
 use crate::overlay::state::{OverlayState, Underlay};
-use crate::overlay::way::Ways;
+use crate::overlay::way::{Reason, Way, Ways};
 
 /// The plan of the first node, and what its kernel should hold.
 pub(super) fn compared() -> (Plan, OverlayState) {
@@ -25,4 +25,11 @@ pub(super) fn compared() -> (Plan, OverlayState) {
     let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
     let state = desired::desired(&plan, &underlay, &Ways::default(), &PodDevices::default(), &OverlayState::default());
     (plan, state)
+}
+
+/// The ways of that plan: one past `weft0`, one not.
+pub(super) fn ways() -> Ways {
+    let past = Way::Past { index: 2, device: "eth0".to_owned() };
+    let overlay = Way::Overlay(Reason::NoRoute("Network is unreachable".to_owned()));
+    Ways { peers: [("two".to_owned(), past), ("three".to_owned(), overlay)].into(), devices: Vec::new() }
 }

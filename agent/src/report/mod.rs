@@ -11,6 +11,7 @@ mod pods;
 mod pods_tests;
 mod routes;
 mod status;
+mod ways;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,8 @@ pub use nodes::{NodeReport, NodesReport, nodes, nodes_of_maps};
 pub use pod_damage::{Damage, DamageKind};
 pub use pods::{Evidence, PodCounters, PodReport, PodsReport, Records, pods, select};
 pub use routes::{RouteReport, RouteState, RoutesReport, owners, routes, routes_of_maps};
-pub use status::{ApiServerStatus, KernelStatus, Status};
+pub use status::{ApiServerStatus, FastPathSupport, KernelStatus, Status};
+pub use ways::{PeerReport, WayReport, counted, peers, peers_of_maps};
 
 /// Who answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::{RouteReport, RouteState, RoutesReport, Source};
+use super::{PeerReport, RouteReport, RouteState, RoutesReport, Source, WayReport};
 use crate::model::problem::Problem;
 use crate::overlay::plan::Plan;
 use crate::overlay::state::{NodeAddressEntry, NodeEntry, OverlayState};
+use crate::overlay::way::Ways;
 
 /// `weft nodes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,9 @@ pub struct NodeReport {
     /// The address that the overlay uses for it from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<IpAddr>,
+    /// Which way packets take to it; absent for this node, and where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<WayReport>,
     /// Routes and map entries are as they should be.
     pub in_sync: bool,
     /// What is missing or different.
@@ -48,7 +52,13 @@ pub struct NodeReport {
 }
 
 /// Nodes: every one of the plan, with what differs.
-pub fn nodes(plan: &Plan, desired: &OverlayState, observed: &OverlayState, problems: Vec<Problem>) -> NodesReport {
+pub fn nodes(
+    plan: &Plan,
+    ways: &Ways,
+    desired: &OverlayState,
+    observed: &OverlayState,
+    problems: Vec<Problem>,
+) -> NodesReport {
     let report = |name: &str, this_node, internal_ips: &[IpAddr], pod_cidrs: &[IpNetwork], tunnel: Option<IpAddr>| {
         let mut missing = differences(internal_ips, pod_cidrs, desired, observed);
         if tunnel.is_none() && !pod_cidrs.is_empty() {
@@ -60,6 +70,7 @@ pub fn nodes(plan: &Plan, desired: &OverlayState, observed: &OverlayState, probl
             internal_ips: internal_ips.to_vec(),
             pod_cidrs: pod_cidrs.to_vec(),
             tunnel,
+            way: ways.peers.get(name).map(WayReport::from),
             in_sync: missing.is_empty(),
             missing,
         }
@@ -91,8 +102,14 @@ fn differences(
     missing
 }
 
-/// The nodes that follow from the maps: grouped by the address that stands for each. Only this node's name is known then.
-pub fn nodes_of_maps(this_node: Option<&str>, observed: &OverlayState, routes: &RoutesReport) -> Vec<NodeReport> {
+/// The nodes that follow from the maps: grouped by the address that stands for each. Only this node's name is known then. `peers` are
+/// the ways to the others.
+pub fn nodes_of_maps(
+    this_node: Option<&str>,
+    observed: &OverlayState,
+    routes: &RoutesReport,
+    peers: &[PeerReport],
+) -> Vec<NodeReport> {
     let of_node = |entry: &NodeEntry| (!entry.local, entry.tunnel);
     let of_address = |entry: &NodeAddressEntry| (!entry.local, entry.tunnel);
     // This node first.
@@ -117,6 +134,7 @@ pub fn nodes_of_maps(this_node: Option<&str>, observed: &OverlayState, routes: &
             in_sync: missing.is_empty(),
             pod_cidrs,
             tunnel: Some(tunnel),
+            way: peers.iter().find(|peer| remote && peer.tunnel == tunnel).map(|peer| peer.way.clone()),
             missing,
         }
     };
@@ -128,8 +146,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::report::fixture::compared;
-    use crate::report::{routes, routes_of_maps};
+    use crate::report::fixture::{compared, ways};
+    use crate::report::{peers_of_maps, routes, routes_of_maps};
 
     #[test]
     fn a_node_says_what_it_lacks() {
@@ -137,7 +155,7 @@ mod tests {
         let mut observed = desired.clone();
         observed.nodes.remove(&"10.244.2.0/24".parse().unwrap());
         observed.node_addresses.remove(&"192.0.2.2".parse().unwrap());
-        let report = nodes(&plan, &desired, &observed, Vec::new());
+        let report = nodes(&plan, &ways(), &desired, &observed, Vec::new());
         assert_eq!(report.nodes[0].name.as_deref(), Some("one"));
         let two = report.nodes.iter().find(|node| node.name.as_deref() == Some("two")).unwrap();
         assert_eq!(two.missing, ["map entry 10.244.2.0/24", "map entry 192.0.2.2"]);
@@ -150,7 +168,8 @@ mod tests {
         let gateways: Vec<_> = state.addresses.iter().copied().collect();
         assert_eq!(routes_of_maps(&state.nodes, &gateways), state.routes);
         let report = routes(Source::Offline, &state.routes, &state.routes, &BTreeMap::new(), Vec::new());
-        let found = nodes_of_maps(Some("one"), &state, &report);
+        let peers = peers_of_maps(state.nodes.values(), &BTreeMap::new(), true);
+        let found = nodes_of_maps(Some("one"), &state, &report, &peers);
         assert_eq!(found.len(), 3);
         assert_eq!((found[0].name.as_deref(), found[0].this_node), (Some("one"), true));
         assert_eq!(found[1].internal_ips, plan.peers["two"].internal_ips);

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::{Drop, Source};
+use super::{Drop, PeerReport, Source};
 use crate::model::problem::Problem;
 use crate::overlay::state::Underlay;
+use crate::overlay::way::{FastPath, UnderlayDevice};
 
 /// `weft status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,12 @@ pub struct Status {
     /// The device below the overlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay: Option<Underlay>,
+    /// The devices below the overlay, and whether packets of peers are taken there before `weft0` sees them.
+    #[serde(default)]
+    pub underlay_devices: Vec<UnderlayDevice>,
+    /// Which way packets take to each peer, and why.
+    #[serde(default)]
+    pub peers: Vec<PeerReport>,
     /// MTU of pods, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_mtu_bytes: Option<u32>,
@@ -80,6 +87,31 @@ pub struct KernelStatus {
     pub release: String,
     /// What weft would like and this kernel lacks, with the next step.
     pub missing: Vec<String>,
+    /// Whether packets could go past `weft0` here; absent where nobody has tried: the setting says no, or the agent does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast_path: Option<FastPathSupport>,
+}
+
+/// Whether the kernel has what packets past `weft0` need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FastPathSupport {
+    /// It has.
+    pub supported: bool,
+    /// What it lacks, with the next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
+}
+
+impl FastPathSupport {
+    /// What was found at the agent's start.
+    pub fn of(fast_path: &FastPath) -> Option<Self> {
+        match fast_path {
+            FastPath::Allowed => Some(Self { supported: true, lacks: None }),
+            FastPath::Unsupported(lacking) => Some(Self { supported: false, lacks: Some(lacking.clone()) }),
+            FastPath::SwitchedOff => None,
+        }
+    }
 }
 
 #[cfg(test)]

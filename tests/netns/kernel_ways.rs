@@ -83,6 +83,11 @@ const CASES: &[(&str, &str, &str)] = &[
         "ip $f rule del oif eth1 table 7; ip $f route del $net",
         "past weft0 by eth0",
     ),
+    (
+        "ip $f route add $net via $a; ip xfrm policy add src $net dst $net dir out action block",
+        "ip xfrm policy flush; ip $f route del $net",
+        "weft0: this node has IPsec policies",
+    ),
 ];
 
 #[test]
@@ -234,6 +239,8 @@ fn what_leads_peers_elsewhere_is_told_as_urgent_and_a_storm_of_other_routes_not_
                 "ip route add 203.0.113.2/32 via 192.0.2.9",
                 "ip route add default via 192.0.2.9",
                 "ip rule add from 192.0.2.1 table 7",
+                "ip xfrm policy add src 203.0.113.0/24 dst 203.0.113.0/24 dir in action block",
+                "ip xfrm policy flush",
                 "ip link set eth0 mtu 1400",
                 "ip address del 2001:db8::1/64 dev eth0",
                 "ip link set eth0 down",

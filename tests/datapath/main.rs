@@ -29,6 +29,7 @@ mod streams_traffic;
 mod third_kernel;
 mod to_pod;
 mod underlay_checksums;
+mod underlay_outer;
 mod underlay_router;
 mod ways_hops;
 mod ways_pair;

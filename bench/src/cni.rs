@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result};
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::json;
 use weft_agent::datapath::{object::OBJECT, programs};
 use weft_tests::instance::Instance;
@@ -14,10 +14,10 @@ use weft_tests::netns::Namespace;
 use weft_tests::plan::Family;
 
 use crate::cpu::OneCpu;
-use crate::endurance;
 use crate::pins::mount_bpffs;
 use crate::plugins::{self, Plugin, milliseconds};
 use crate::sample::Samples;
+use crate::{endurance, machine};
 
 /// Samples by plugin and kind of call.
 type Results = BTreeMap<(usize, &'static str), Samples>;
@@ -32,11 +32,13 @@ pub(crate) struct Counts {
     pub(crate) at_once: usize,
     /// ADD and DEL of weft-cni alone, at the end.
     pub(crate) endurance: usize,
+    /// Whether the table is printed as Markdown.
+    pub(crate) markdown: bool,
 }
 
 /// Measures, prints a table and, when asked, writes the samples.
 pub(crate) fn run(counts: &Counts, family: Family, weft: &Path, json: Option<&Path>) -> Result<()> {
-    let Counts { rounds, at_once, endurance } = *counts;
+    let Counts { rounds, at_once, endurance, markdown } = *counts;
     let instance = Instance::of_this_process()?;
     let pins = mount_bpffs(instance.folder())?.join("weft");
     programs::load(&pins, OBJECT)?;
@@ -55,8 +57,11 @@ pub(crate) fn run(counts: &Counts, family: Family, weft: &Path, json: Option<&Pa
             many(&plugins[index], index, &node, round, at_once, &mut results)?;
         }
     }
-    println!("{family} pods");
-    print(&plugins, &results, rounds, at_once);
+    println!("{family} pods; {}\n", machine::describe()?);
+    println!(
+        "{rounds} rounds interleaved, one call alone (on one CPU) and {at_once} at once; milliseconds from start to end of the process\n"
+    );
+    println!("{}", table(&plugins, &results, markdown));
     if let Some(path) = json {
         write(path, &plugins, &results).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -102,12 +107,9 @@ fn many(
     Ok(())
 }
 
-fn print(plugins: &[Plugin], results: &Results, rounds: usize, at_once: usize) {
-    println!(
-        "{rounds} rounds interleaved, one call alone (on one CPU) and {at_once} at once; milliseconds from start to end of the process"
-    );
+fn table(plugins: &[Plugin], results: &Results, markdown: bool) -> Table {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
+    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
     table.set_header(["call", "plugin", "p50", "p10", "p90", "ratio to ptp"]);
     for kind in KINDS {
         for (index, plugin) in plugins.iter().enumerate() {
@@ -118,7 +120,7 @@ fn print(plugins: &[Plugin], results: &Results, rounds: usize, at_once: usize) {
             table.add_row(row);
         }
     }
-    println!("{table}");
+    table
 }
 
 fn write(path: &Path, plugins: &[Plugin], results: &Results) -> Result<()> {

@@ -3,6 +3,7 @@
 mod cni;
 mod cpu;
 mod endurance;
+mod machine;
 mod path;
 mod pins;
 mod plugins;
@@ -44,6 +45,9 @@ enum What {
         /// Also write all samples as JSON
         #[arg(long)]
         json: Option<PathBuf>,
+        /// Print Markdown
+        #[arg(long)]
+        markdown: bool,
     },
     /// Round trips, streams and small packets between pods, against a veth pair, a bridge, the kernel's VXLAN and a network like flannel's
     Path(path::Options),
@@ -67,8 +71,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { programs, what } = arguments;
     let weft = programs.join("weft-cni");
     match what {
-        What::Cni { rounds, at_once, endurance, family, json } => {
-            let counts = cni::Counts { rounds, at_once, endurance };
+        What::Cni { rounds, at_once, endurance, family, json, markdown } => {
+            let counts = cni::Counts { rounds, at_once, endurance, markdown };
             cni::run(&counts, family, &weft, json.as_deref())
         }
         What::Path(options) => path::run(&options, &weft),

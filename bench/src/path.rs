@@ -14,16 +14,18 @@ pub(crate) mod serve;
 mod weft_nodes;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::utsname::uname;
 use regex::Regex;
 use weft_tests::instance::Instance;
 use weft_tests::plan::Family;
 
 use crate::cpu::OneCpu;
+use crate::machine;
 use crate::pins::mount_bpffs;
 use addresses::Addresses;
 use beds::Bed;
@@ -53,7 +55,7 @@ pub(crate) struct Options {
     /// Also draw the medians and their spread, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Print Markdown
+    /// Print Markdown, with the picture of --plot beside it
     #[arg(long)]
     markdown: bool,
     /// Measure nothing: print and draw what an earlier run wrote with --json
@@ -67,7 +69,8 @@ pub(crate) fn run(options: &Options, weft: &Path) -> Result<()> {
         Some(file) => Record::read(file)?,
         None => measure(options, weft)?,
     };
-    report::print(&record, options.markdown);
+    let picture = options.plot.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
+    report::print(&record, options.markdown, picture);
     if let Some(path) = &options.json {
         record.write(path)?;
     }
@@ -90,9 +93,9 @@ impl Beds {
         for line in lines {
             let bed = match line.1 {
                 peer @ (Peer::Weft | Peer::WeftByDevice) => {
-                    if !beds.weft.contains_key(&peer) {
-                        let nodes = WeftNodes::new(addresses, peer == Peer::Weft, weft, folder, &bpffs)?;
-                        beds.weft.insert(peer, nodes);
+                    // One bed has both places.
+                    if let Entry::Vacant(place) = beds.weft.entry(peer) {
+                        place.insert(WeftNodes::new(addresses, peer == Peer::Weft, weft, folder, &bpffs)?);
                     }
                     continue;
                 }
@@ -176,11 +179,11 @@ fn measure(options: &Options, weft: &Path) -> Result<Record> {
         eprintln!("round {round} of {rounds}");
     }
     let mut record = Record {
-        date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+        date: machine::date(),
         command: record::command_line(),
-        commit: record::commit(),
-        kernel: uname().context("cannot read the kernel's name")?.release().to_string_lossy().into_owned(),
-        processor: record::processor()?,
+        commit: machine::commit(),
+        kernel: machine::kernel()?,
+        processor: machine::processor()?,
         cpu: cpu.number(),
         family: family.to_string(),
         rounds: *rounds,

@@ -69,7 +69,7 @@ impl Measurement {
             Self::UdpRoundTrip => "UDP round trip",
             Self::OneStream => "TCP stream",
             Self::FourStreams => "4 TCP streams",
-            Self::SmallPackets => "UDP packets of 64 bytes",
+            Self::SmallPackets => "64-byte UDP packets",
         }
     }
 

@@ -44,7 +44,7 @@ pub(crate) fn draw(record: &Record, path: &Path) -> Result<()> {
         .into_iter()
         .filter(|measurement| Place::ALL.into_iter().any(|place| !bars(record, place, *measurement).is_empty()))
         .collect();
-    let height = TITLE + rows.iter().map(|row| panel_height(record, *row)).sum::<i32>();
+    let height = EDGE / 2 + TITLE + rows.iter().map(|row| panel_height(record, *row)).sum::<i32>();
     {
         let root =
             SVGBackend::with_string(&mut picture, (WIDTH.unsigned_abs(), height.unsigned_abs())).into_drawing_area();
@@ -94,7 +94,7 @@ fn panel(
     let Some(first) = bars.first().filter(|_| longest > 0.0) else { return Ok(()) };
     let better = if measurement.is_time() { "less is better" } else { "more is better" };
     let title = format!("{}, {} ({}; {better})", measurement.name(), place.name(), first.unit);
-    text(root, &title, (left, top + PANEL_TITLE / 2), &bold(16.0, &INK))?;
+    text(root, &title, (left, top + PANEL_TITLE / 2), &bold(15.0, &INK))?;
     let zero = left + LABELS;
     let at = |figure: f64| zero + (figure / longest * f64::from(LONGEST)) as i32;
     for (index, bar) in (0..).zip(&bars) {

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use weft_tests::command::{command, output};
 
 use super::aims::{Aim, Outcome};
 use super::measurement::{Measurement, Turn};
@@ -79,7 +78,7 @@ impl Record {
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        fs::write(path, serde_json::to_vec_pretty(self)?).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(path, serde_json::to_vec(self)?).with_context(|| format!("cannot write {}", path.display()))
     }
 
     pub(crate) fn figures(&self, place: Place, measurement: Measurement, peer: Peer) -> Option<&Figures> {
@@ -107,19 +106,4 @@ pub(crate) fn command_line() -> String {
     // xtask puts the folder of the programs in front.
     let words = env::args().skip(1).skip_while(|word| word != "path");
     ["cargo", "xtask", "bench"].map(String::from).into_iter().chain(words).collect::<Vec<_>>().join(" ")
-}
-
-/// The commit that was measured, with a mark where the tree differs from it.
-pub(crate) fn commit() -> String {
-    // Cargo names a folder of the tree; without cargo it is the current one.
-    let folder = env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".to_owned());
-    let described = output(&mut command(["git", "-C", &folder, "describe", "--always", "--dirty", "--abbrev=12"]));
-    described.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
-}
-
-/// What the kernel calls the processor.
-pub(crate) fn processor() -> Result<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").context("cannot read what the processor is")?;
-    let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    Ok(name.map_or_else(|| env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()))
 }

@@ -6,24 +6,30 @@ use super::measurement::Measurement;
 use super::peer::{LINES, Place};
 use super::record::Record;
 
-/// Prints everything, for a terminal or as Markdown.
-pub(crate) fn print(record: &Record, markdown: bool) {
+/// Prints everything, for a terminal or as Markdown; the latter with the picture, where there is one.
+pub(crate) fn print(record: &Record, markdown: bool, picture: Option<&str>) {
     let Record { rounds, turn_milliseconds, family, cpu, date, kernel, processor, commit, command, .. } = record;
-    println!("{date}, Linux {kernel}, {processor}, commit {commit}: `{command}`\n");
+    if markdown {
+        println!("# Paths of packets, {family}\n");
+    }
+    println!("{date}, Linux {kernel}, {processor}, commit {commit}:\n\n    {command}\n");
     println!(
-        "{family}; {rounds} rounds interleaved, {turn_milliseconds} ms a turn, all on CPU {cpu}. p10 and p90 are those of the rounds; of a \
-         round trip, each round's figure is its median, and \"slow\" the median of what nine in ten did not exceed. Ratios are medians of \
-         the rounds' own."
+        "{family}; {rounds} rounds interleaved, {turn_milliseconds} ms a turn, all on CPU {cpu}. p10 and p90 are those of the rounds; of \
+         round trips, a round's figure is the median of its trips, and \"trips' p90\" what nine in ten of them did not exceed, in the median \
+         round. Ratios are medians of the rounds' own."
     );
+    if let Some(picture) = picture.filter(|_| markdown) {
+        println!("\n![medians and spread of every line]({picture})");
+    }
     for place in Place::ALL {
-        println!("\n{}{}\n", if markdown { "### " } else { "" }, title(place));
+        println!("\n{}{}\n", heading(markdown), title(place));
         println!("{}", figures(record, place, markdown));
     }
     if !record.aims.is_empty() {
-        println!("\n{}Aims\n\n{}", if markdown { "### " } else { "" }, aims(record, markdown));
+        println!("\n{}Aims\n\n{}", heading(markdown), aims(record, markdown));
     }
     if !record.programs.is_empty() {
-        println!("\n{}Time in programs\n\n{}", if markdown { "### " } else { "" }, programs(record, markdown));
+        println!("\n{}Time in programs\n\n{}", heading(markdown), programs(record, markdown));
     }
 }
 
@@ -32,6 +38,10 @@ fn title(place: Place) -> &'static str {
         Place::SameNode => "Same node",
         Place::CrossNode => "Cross node",
     }
+}
+
+fn heading(markdown: bool) -> &'static str {
+    if markdown { "## " } else { "" }
 }
 
 fn table(markdown: bool) -> Table {
@@ -47,7 +57,8 @@ fn right(text: String) -> Cell {
 fn figures(record: &Record, place: Place, markdown: bool) -> Table {
     let mut table = table(markdown);
     let references = place.references();
-    let mut header: Vec<String> = ["measured", "unit", "peer", "median", "p10", "p90", "slow"].map(String::from).into();
+    let mut header: Vec<String> =
+        ["measured", "unit", "peer", "median", "p10", "p90", "trips' p90"].map(String::from).into();
     header.extend(references.iter().map(|peer| format!("to {}", peer.short_name())));
     table.set_header(header);
     for measurement in Measurement::ALL {

@@ -11,14 +11,14 @@ use futures::channel::mpsc::{UnboundedSender, unbounded};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use weft_agent::datapath::disturbance::Disturbance;
-use weft_agent::datapath::fake::{FakeKernel, Faults};
+use weft_agent::datapath::fake::{FakeKernel, Faults, UNDERLAY_INDEX};
 use weft_agent::model::cluster::{Cluster, Node};
 use weft_agent::model::problem::Problem;
 use weft_agent::overlay::driver::{self, AfterPass, Question, Snapshot};
 use weft_agent::overlay::pod_devices::PodDevices;
 use weft_agent::overlay::reconcile::{Comparison, Pass, Reconciler};
 use weft_agent::overlay::state::{OverlayState, Underlay};
-use weft_agent::overlay::way::FastPath;
+use weft_agent::overlay::way::{FastPath, RouteAnswer};
 
 /// When passes were, since the start, and how many of them were in sync.
 #[derive(Clone, Default)]
@@ -133,6 +133,50 @@ async fn a_disturbed_kernel_is_repaired_within_two_seconds_and_a_storm_costs_a_p
             sleep(Duration::from_millis(10)).await;
         }
         assert!(loop_.count() <= 2 + 12, "{}", loop_.count());
+    })
+    .await;
+}
+
+/// This node and one more.
+fn two_nodes() -> Option<Arc<Cluster>> {
+    let mut cluster = cluster(false).unwrap().as_ref().clone();
+    let two = Node {
+        name: "two".to_owned(),
+        internal_ips: vec![PEER.into()],
+        pod_cidrs: vec!["10.244.2.0/24".parse().unwrap()],
+        ..Node::default()
+    };
+    cluster.nodes.insert(two.name.clone(), two);
+    Some(Arc::new(cluster))
+}
+
+const PEER: [u8; 4] = [192, 0, 2, 2];
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_moves_is_followed_at_once_and_one_that_flaps_costs_ten_passes_a_second() {
+    let kernel = kernel();
+    let by = || kernel.state().nodes[&"10.244.2.0/24".parse().unwrap()].underlay;
+    with_loop(&kernel, async |loop_| {
+        loop_.cluster.send(two_nodes()).unwrap();
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(by(), Some(UNDERLAY_INDEX));
+        kernel.surround(|surroundings| {
+            let unreachable = RouteAnswer::None("Network is unreachable".to_owned());
+            surroundings.routes.insert(PEER.into(), unreachable);
+        });
+        loop_.disturb.unbounded_send(Disturbance::Underlay).unwrap();
+        sleep(Duration::from_millis(20)).await;
+        assert_eq!((by(), loop_.count()), (None, 2), "what goes past weft0 would be lost by now");
+        for _ in 0..2000 {
+            loop_.disturb.unbounded_send(Disturbance::Underlay).unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!((2 + 15..=2 + 21).contains(&loop_.count()), "{}", loop_.count());
+        // The last one is not forgotten.
+        kernel.surround(|surroundings| surroundings.routes.clear());
+        loop_.disturb.unbounded_send(Disturbance::Underlay).unwrap();
+        sleep(Duration::from_millis(150)).await;
+        assert_eq!(by(), Some(UNDERLAY_INDEX));
     })
     .await;
 }

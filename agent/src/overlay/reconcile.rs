@@ -39,6 +39,7 @@ pub struct Reconciler<'k, K, R> {
     /// What is logged already, so that a retry is not logged again.
     known_failures: BTreeMap<String, String>,
     known_problems: Vec<Problem>,
+    known_ways: BTreeMap<String, usize>,
 }
 
 /// What should be there beside what is there.
@@ -110,6 +111,7 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
             repairs: Repairs::default(),
             known_failures: BTreeMap::new(),
             known_problems: Vec::new(),
+            known_ways: BTreeMap::new(),
         }
     }
 
@@ -204,6 +206,7 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
         }
         log_applied(&applied, &repaired);
         self.repairs.note(&repaired, &comparison.observed, Instant::now());
+        self.log_ways(&comparison.ways);
         self.log_problems(&comparison.problems);
         self.log_failures(&failures);
         Pass { comparison: Ok(comparison), applied, repaired, failures }
@@ -269,6 +272,15 @@ impl<'k, K: Kernel, R: Records> Reconciler<'k, K, R> {
             info!(object = problem.object, reason = problem.reason, "problem is solved");
         }
         self.known_problems = problems.to_vec();
+    }
+
+    fn log_ways(&mut self, ways: &Ways) {
+        let now = ways.summary();
+        if now != self.known_ways {
+            let peers: Vec<_> = now.iter().map(|(way, count)| format!("{count} {way}")).collect();
+            info!(peers = peers.join("; "), "ways to other nodes");
+        }
+        self.known_ways = now;
     }
 
     fn log_failures(&mut self, failures: &[Failure]) {

@@ -252,6 +252,17 @@ impl Way {
     }
 }
 
+impl Ways {
+    /// How many peers each way has, in words.
+    pub fn summary(&self) -> BTreeMap<String, usize> {
+        let mut summary = BTreeMap::new();
+        for way in self.peers.values() {
+            *summary.entry(way.to_string()).or_default() += 1;
+        }
+        summary
+    }
+}
+
 impl Reason {
     /// The kind, as a metric's label and for programs.
     pub fn label(&self) -> &'static str {

@@ -13,3 +13,6 @@ pub mod judge;
 pub mod kernel;
 pub mod oracle;
 pub mod templates;
+
+#[cfg(test)]
+mod seeds_tests;

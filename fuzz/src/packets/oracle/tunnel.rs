@@ -95,8 +95,8 @@ pub(super) fn from_overlay(case: &Case) -> Result<Expected, DropReason> {
 fn vxlan_for_us(frame: &[u8]) -> Option<Outer> {
     let Ok(Content::Ip(packet)) = header::read(frame) else { return None };
     let is_plain = if packet.is_v4() {
-        // Neither "more fragments" nor an offset.
-        packet.length == 20 && number(frame, ETHERNET + 6)? & 0x3fff == 0
+        // Neither "more fragments" nor an offset, nor the bit that RFC 791 reserves: "don't fragment" or nothing.
+        packet.length == 20 && matches!(number(frame, ETHERNET + 6)?, 0 | 0x4000)
     } else {
         true
     };

@@ -9,6 +9,7 @@ mod agent_killed;
 mod agent_live;
 mod agent_ready;
 mod agent_repair;
+mod agent_ways;
 mod cnitool;
 mod fake_api_server;
 mod kernel;

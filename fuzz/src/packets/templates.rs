@@ -37,6 +37,7 @@ pub struct Template {
 const UDP: u8 = 17;
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
 /// Bytes of a VXLAN header: the flag for a network identifier, identifier 1.
 const VXLAN: [u8; 8] = [0x08, 0, 0, 0, 0, 0, 1, 0];
 /// The world.
@@ -64,8 +65,8 @@ fn all() -> Vec<Template> {
         all.push(plain(world, own, UDP));
     }
     // What the kernel says on a link by itself: a neighbour solicitation, and a listener report with its hop-by-hop header.
-    all.push(link_message(&[ICMPV6, 0, 135, 0]));
-    all.push(link_message(&[0, 0, ICMPV6, 0, 5, 2, 0, 0, 1, 0, 143, 0]));
+    all.push(link_message(ICMPV6, &[135, 0]));
+    all.push(link_message(HOP_BY_HOP, &[ICMPV6, 0, 5, 2, 0, 0, 1, 0, 143, 0]));
     // In the tunnel: each family in each, from a pod of another node to a pod of this one, and to the node.
     for (outer, node) in [(0, &NODES[1]), (1, &NODES[2])] {
         let source = *node.addresses.iter().find(|address| address.is_ipv4() == (outer == 0)).unwrap_or(&node.source);
@@ -107,13 +108,10 @@ fn plain(from: IpAddr, to: IpAddr, protocol: u8) -> Template {
     template
 }
 
-/// An ICMPv6 message of a link-local address: first the protocol, then, without the byte that names it, all after the IPv6 header.
-fn link_message(content: &[u8]) -> Template {
-    let (protocol, content) = if content[0] == ICMPV6 {
-        (ICMPV6, [&content[2..], &[0; 22]].concat())
-    } else {
-        (content[0], [&content[2..], &[0; 16]].concat())
-    };
+/// A packet of a link-local address to the link: what follows the IPv6 header, and zeros.
+fn link_message(protocol: u8, beginning: &[u8]) -> Template {
+    let mut content = beginning.to_vec();
+    content.resize(24, 0);
     let mut template = ip(address("fe80::1"), address("ff02::16"), protocol, &content);
     template.layers.push((Layer::Payload, template.frame.len() - content.len()));
     template

@@ -71,7 +71,7 @@ fn a_node_whose_addresses_change_is_reached_at_the_new_ones_and_its_pods_go_on()
 }
 
 /// Both ends of a TCP connection between Pods.
-fn connect(from: &Namespace, to: &Namespace, address: &str) -> (TcpStream, TcpStream) {
+pub(crate) fn connect(from: &Namespace, to: &Namespace, address: &str) -> (TcpStream, TcpStream) {
     let any = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
     let listener = to.enter(|| TcpListener::bind(any).unwrap()).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -85,7 +85,7 @@ fn connect(from: &Namespace, to: &Namespace, address: &str) -> (TcpStream, TcpSt
 }
 
 /// Sends so many bytes through and sees them arrive.
-fn stream((mut from, mut to): (&TcpStream, &TcpStream), bytes: usize) {
+pub(crate) fn stream((mut from, mut to): (&TcpStream, &TcpStream), bytes: usize) {
     thread::scope(|scope| {
         scope.spawn(move || from.write_all(&vec![7; bytes]).unwrap());
         let mut received = vec![0; bytes];

@@ -125,6 +125,14 @@ impl Report {
         Ok(sent)
     }
 
+    /// How many packets did not come back. Fails where a stream broke: it repairs every loss.
+    pub fn lost(&self) -> Result<u64> {
+        let broken: Vec<String> =
+            self.0.iter().filter(|(_, count)| count.is_err()).map(|(name, count)| line(name, count)).collect();
+        ensure!(broken.is_empty(), "{} of {} flows broke:\n{}", broken.len(), self.0.len(), broken.join("\n"));
+        Ok(self.0.iter().filter_map(|(_, count)| count.as_ref().ok()).map(|count| count.lost.len() as u64).sum())
+    }
+
     /// The longest time in which a flow heard nothing.
     pub fn longest_pause(&self) -> Duration {
         self.0.iter().filter_map(|(_, count)| count.as_ref().ok()).map(|count| count.pause).max().unwrap_or_default()
@@ -196,6 +204,8 @@ mod tests {
         other.run(["nft", "delete table inet wall"]).unwrap();
         one.run(["ss", "--kill", "--tcp", "dst", "[2001:db8::2]"]).unwrap();
         let report = traffic.stop();
+        let error = format!("{:#}", report.lost().unwrap_err());
+        assert!(error.contains("TCP one to other (2001:db8::2): ") && !error.contains("UDP"), "{error}");
         let error = format!("{:#}", report.whole().unwrap_err());
         assert!(error.contains("UDP one to other (192.0.2.2): ") && error.contains("did not come back"), "{error}");
         assert!(error.contains("ICMP one to other (2001:db8::2)"), "{error}");

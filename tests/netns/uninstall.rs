@@ -31,11 +31,20 @@ fn the_guides_commands_of_an_uninstall_leave_nothing() {
         node.plugin("DEL", 0).success();
         assert_eq!(pods(node, "agent"), [json!(null); 0]);
         node.stop_agent(Signal::SIGTERM);
+        // Left from another version; and somebody else's filter beside ours.
+        let shell = |script: &str| node.namespace.run(["sh", "-ec", script]).unwrap();
+        fs::create_dir(node.pins.with_file_name("v1")).unwrap();
+        let underlay = "tc filter show dev eth0 ingress";
+        shell("tc filter add dev eth0 ingress prio 7 protocol ip u32 match ip dst 198.51.100.99/32 flowid 1:1");
+        let foreign = shell(&format!("{underlay} pref 7"));
+        assert!(!foreign.is_empty() && shell(underlay).contains("from_underlay"));
         let files = |folder: &str| fs::read_dir(node.folder.join(folder)).unwrap().count();
         assert!(files("bin") == 3 && files("net.d") == 1 && node.pins.exists());
         node.namespace.run(["sh", "-e", "-c", &uninstall_commands(node)]).unwrap();
         assert_eq!((files("bin"), files("net.d")), (0, 0));
-        assert!(!node.folder.join("run").exists() && !node.pins.exists());
+        assert!(!node.folder.join("run").exists() && !node.pins.parent().unwrap().exists());
+        assert!(!shell(underlay).contains("from_underlay"), "{}", shell(underlay));
+        assert_eq!(shell(&format!("{underlay} pref 7")), foreign, "what others have there stays");
         let left = "ip -o link | grep ': weft'; ip -4 route show table all proto 119; ip -6 route show table all proto 119; \
                     nft list ruleset | grep weft; tc filter show dev eth0 ingress; true";
         assert_eq!(node.namespace.run(["sh", "-c", left]).unwrap(), "");

@@ -9,7 +9,8 @@ use weft_common::reason::{DropReason, Program};
 
 use crate::datapath::{Case, Datapath, INNER_MACS, Outcome, POD_MTU, into_the_overlay};
 use crate::datapath_run::Circumstances;
-use crate::frames::{self, Content, ETHERNET, FRAGMENT, Frame, UDP};
+use crate::frames::{Content, ETHERNET, FRAGMENT, Frame, UDP};
+use crate::frames_bytes::checksum;
 use crate::from_pod::from_this_pod;
 
 const PROGRAM: Program = Program::FromPod;
@@ -121,7 +122,7 @@ fn the_outer_ipv4_checksum_is_right_whatever_is_in_the_header() {
                 let outcome = datapath.run(PROGRAM, &frame.length(length).bytes());
                 let Outcome::Redirected(out) = outcome else { panic!("{destination}: {outcome:?}") };
                 let header = &out[ETHERNET..ETHERNET + 20];
-                assert_eq!(frames::checksum(header), 0, "{header:02x?}");
+                assert_eq!(checksum(header), 0, "{header:02x?}");
                 identifications.insert([header[4], header[5]]);
             }
         }

@@ -3,7 +3,8 @@
 use weft_common::reason::{DropReason, Program};
 
 use crate::datapath::{Case, Datapath, Outcome, to_other_pod};
-use crate::frames::{ETHERNET, shortened};
+use crate::frames::ETHERNET;
+use crate::frames_bytes::shortened;
 use crate::from_underlay::{Arrival, arrivals};
 
 const PROGRAM: Program = Program::FromUnderlay;

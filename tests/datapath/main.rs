@@ -11,6 +11,7 @@ mod datapath_run;
 mod encapsulation;
 mod encapsulation_size;
 mod frames;
+mod frames_bytes;
 mod from_overlay;
 mod from_pod;
 mod from_underlay;

@@ -143,3 +143,27 @@ fn vxlan_to_an_address_of_the_node_that_is_no_internal_ip_is_refused() {
         }
     }
 }
+
+#[test]
+fn vxlan_that_came_through_the_tunnel_is_refused() {
+    // The gateway is an address of the VXLAN device, so its port is there too, and pods of other nodes reach it by the tunnel.
+    for underlay in [Underlay::V4, Underlay::V6] {
+        let bed = bed(underlay);
+        let [one, two] = [1, 2].map(|node| underlay.node_address(node));
+        for inner in in_order() {
+            for (pod, node, gateway) in
+                [("10.244.2.17", "192.0.2.2", "10.244.1.1"), ("fd00:10:244:2::17", "2001:db8::2", "fd00:10:244:1::1")]
+            {
+                let gateway = gateway.parse().unwrap();
+                for (from, reason) in
+                    [(pod, DropReason::OuterSourceUnknown), (node, DropReason::OuterDestinationUnknown)]
+                {
+                    let nested = Frame::vxlan(from.parse().unwrap(), gateway, &inner.bytes());
+                    let outer = to_node(VXLAN_HEADER, two, one, &nested.macs(INNER_MACS.0, INNER_MACS.1));
+                    let what = format!("{} in VXLAN of {from} over {underlay:?}", inner.source);
+                    bed.is_dropped(&what, Program::FromOverlay, reason, || bed.other.send(&outer.bytes()));
+                }
+            }
+        }
+    }
+}

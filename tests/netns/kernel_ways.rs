@@ -1,10 +1,11 @@
 //! What the kernel answers for the ways to the peers, and our filters on devices that are not ours.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use weft_agent::datapath::disturbance::Disturbance;
 use weft_agent::datapath::kernel::LinuxKernel;
 use weft_agent::datapath::notifications::Notifications;
@@ -14,7 +15,8 @@ use weft_agent::overlay::plan::{self, Plan, Tunnel};
 use weft_agent::overlay::state::{Change, FilterProgram};
 use weft_agent::overlay::way::{self, FastPath, Way, Ways};
 use weft_common::layout::{PIN_DIRECTORY, program};
-use weft_tests::netns::Namespace;
+use weft_tests::netns::{Namespace, veth};
+use weft_tests::wait;
 
 use crate::kernel_session::{NodePlan, Session, add_device, internal_ip, lonely_node, pod_cidr};
 
@@ -152,6 +154,34 @@ fn a_thousand_peers_are_asked_for_at_once() {
         assert_eq!(paths.answers.len(), tunnels.len());
         assert!(paths.answers.iter().all(|answer| *answer == paths.answers[0]), "{:?}", paths.answers[0]);
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn what_a_router_says_of_the_path_takes_large_packets_back_to_weft0() {
+    let namespace = lonely_node("pmtu");
+    let router = Namespace::new("pmtu-router").unwrap();
+    veth((&namespace, "eth1"), (&router, "near")).unwrap();
+    add_device(&router, "narrow", "1300");
+    namespace.add_address("eth1", "2001:db8:1::1/64").unwrap();
+    router.add_address("near", "2001:db8:1::8/64").unwrap();
+    router.add_address("narrow", "2001:db8:2::8/64").unwrap();
+    router.set_sysctl("ipv6/conf/all/forwarding", "1").unwrap();
+    shell(&namespace, "ip route add 2001:db8:2::/64 via 2001:db8:1::8");
+    shell(&router, "ip route add 2001:db8::/64 via 2001:db8:1::1");
+    let peer: IpAddr = "2001:db8:2::2".parse().unwrap();
+    Session::run(&namespace, |session| {
+        assert_eq!(way_to(session, peer).to_string(), "past weft0 by eth1");
+        // As long as the largest packet between nodes.
+        let socket = UdpSocket::bind(("2001:db8::1", 0)).unwrap();
+        wait::until(DEADLINE, "the router's answer", || {
+            // What is too long for the path that the kernel knows is cut by the kernel.
+            socket.send_to(&[0; 1440], (peer, 4789))?;
+            let way = way_to(session, peer).to_string();
+            ensure!(way.starts_with("weft0: 1300 bytes fit through by eth1"), "{way}");
+            Ok(())
+        })
+        .unwrap();
     });
 }
 

@@ -116,8 +116,8 @@ fn leads_to_a_peer(payload: &[u8], interest: &Interest) -> bool {
 fn destination(payload: &[u8]) -> Option<IpNetwork> {
     let attributes = NlasIterator::new(payload.get(ROUTE_HEADER..)?).filter_map(Result::ok);
     let address = attributes.into_iter().find(|attribute| attribute.kind() == RTA_DST);
-    let address = address.as_ref().map(|attribute| attribute.value()).unwrap_or_default();
     // Without the attribute it is the default route.
+    let address = if let Some(attribute) = &address { attribute.value() } else { &[] };
     let address = match *payload.get(ROUTE_FAMILY_OFFSET)? {
         AF_INET => IpAddr::from(address.first_chunk::<4>().map_or(Ipv4Addr::UNSPECIFIED, |bytes| (*bytes).into())),
         AF_INET6 => IpAddr::from(address.first_chunk::<16>().map_or(Ipv6Addr::UNSPECIFIED, |bytes| (*bytes).into())),

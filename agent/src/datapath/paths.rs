@@ -4,6 +4,8 @@
 //! are then its business. Packets that go past the VXLAN device ask again, bound to the device and without ports; where rules could
 //! tell the two questions apart, both are asked.
 
+use std::net::IpAddr;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteType,
@@ -38,7 +40,7 @@ pub(super) async fn answers(requests: &Requests, tunnels: &[Tunnel]) -> Result<V
 async fn answer(requests: &Requests, tunnel: Tunnel, rules_select: bool) -> Result<RouteAnswer, NetlinkError> {
     let mut question = question(tunnel);
     question.attributes.push(RouteAttribute::Dport(VXLAN_PORT));
-    let route = match ask(requests, question).await? {
+    let route = match ask(requests, question.clone()).await? {
         Ok(route) => route,
         Err(words) => return Ok(RouteAnswer::None(words)),
     };
@@ -50,7 +52,17 @@ async fn answer(requests: &Requests, tunnel: Tunnel, rules_select: bool) -> Resu
         Some(hop) if rules_select => !is_the_same_when_bound(requests, tunnel, hop.device, &route).await?,
         _ => false,
     };
-    Ok(RouteAnswer::Route { hops, mtu: mtu(&route), differs_by_device })
+    let path_mtu = match tunnel.destination {
+        // Routers cut what is too long for them, and say nothing.
+        IpAddr::V4(_) => None,
+        // What a router has said is not in the table, but in what the kernel would do now.
+        IpAddr::V6(_) => {
+            question.header.flags = RouteFlags::empty();
+            ask(requests, question).await?.ok().and_then(|route| mtu(&route))
+        }
+    };
+    let mtu = [mtu(&route), path_mtu].into_iter().flatten().min();
+    Ok(RouteAnswer::Route { hops, mtu, differs_by_device })
 }
 
 /// Whether the kernel takes the same route for packets that are bound to the device.

@@ -90,7 +90,7 @@ pub enum RouteAnswer {
     Route {
         /// Where it leads next; empty where the kernel does not tell. What is known to be dead is left out.
         hops: Vec<Hop>,
-        /// The largest packet for which it is, where it says so.
+        /// The largest packet for which it is, where it says so, or a router on the path has.
         mtu: Option<u32>,
         /// Policy rules lead packets that are bound to the device elsewhere.
         differs_by_device: bool,

@@ -95,8 +95,8 @@ fn whatever_only_the_kernel_can_do_goes_by_weft0_and_says_why() {
             "1479 bytes fit through by eth0, and the largest packet has 1480",
         ),
         (reason(route(&[9])), "device_gone", "gone"),
-        (with(|answer| encapsulate(answer)), "encapsulated", "eth0"),
-        (with(|answer| differ(answer)), "rules_differ", "eth0"),
+        (with(encapsulate), "encapsulated", "eth0"),
+        (with(differ), "rules_differ", "eth0"),
     ];
     for (reason, label, words) in reasons {
         assert_eq!(reason.label(), label);
@@ -143,7 +143,7 @@ fn where_packets_may_not_go_past_weft0_nothing_is_asked_and_every_peer_says_so()
     for fast_path in [FastPath::SwitchedOff, FastPath::Unsupported("a flag".to_owned())] {
         let ways = ways(&two_peers(), POD_MTU, &fast_path, &Paths::default());
         assert_eq!((ways.peers.len(), ways.devices.len()), (2, 0));
-        let labels: Vec<_> = ways.peers.values().map(|way| way.to_string()).collect();
+        let labels: Vec<_> = ways.peers.values().map(ToString::to_string).collect();
         let words = if fast_path == FastPath::SwitchedOff { "FAST_PATH" } else { "this kernel cannot: a flag" };
         assert!(labels.iter().all(|label| label.starts_with("weft0: ") && label.contains(words)), "{labels:?}");
     }

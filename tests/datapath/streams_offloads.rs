@@ -2,12 +2,14 @@
 
 use weft_tests::netns::View;
 
-use crate::node::Underlay;
+use crate::node::{Underlay, run};
 use crate::streams_traffic::transfer;
 use crate::ways_pair::{POD_MTU, Pair, UNDERLAY_DEVICE, Way, offloads, traffic};
 
 /// Bytes of a stream in each direction.
 const AMOUNT: usize = 512 << 10;
+/// What packets that a pod gives to its device may have, instead of 64 KiB.
+const BIG: usize = 150_000;
 /// The MTU of the underlay.
 const UNDERLAY_MTU: u64 = 1500;
 /// An Ethernet header, which devices count too.
@@ -146,6 +148,25 @@ fn datagrams_that_were_sent_in_one_piece_arrive_one_by_one_or_joined() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn packets_of_more_than_64_kib_go_on_without_the_stack() {
+    for underlay in [Underlay::V4, Underlay::V6] {
+        let pair = Pair::new(underlay);
+        for node in &pair.nodes {
+            run(&node.pods[0].namespace, &format!("ip link set {UNDERLAY_DEVICE} gso_max_size {BIG}"));
+        }
+        for ways in [[Way::Past; 2], [Way::Device; 2]] {
+            pair.take(ways);
+            // This setting is of IPv6 alone.
+            let [_, flow] = pair.flows();
+            let what = format!("{ways:?} over {underlay:?}");
+            flow.stream(8 * AMOUNT).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            pair.assert_nothing_was_wrong(&what);
+            assert_eq!(pair.nodes[0].forwarded(), 0, "{what}: the stack had a part in it");
         }
     }
 }

@@ -143,7 +143,7 @@ impl Beds {
 
 fn measure(options: &Options, weft: &Path) -> Result<Record> {
     let Options { rounds, only, family, .. } = options;
-    let time = Duration::from_millis(options.turn);
+    let (time, addresses) = (Duration::from_millis(options.turn), Addresses::of(*family)?);
     let wanted = |measurement: &Measurement, (place, peer): &Line| {
         let name = format!("{}: {}: {}", place.name(), measurement.name(), peer.name());
         only.as_ref().is_none_or(|only| only.is_match(&name))
@@ -158,7 +158,7 @@ fn measure(options: &Options, weft: &Path) -> Result<Record> {
         LINES.into_iter().filter(|line| turns.iter().any(|(_, lines)| lines.contains(line))).collect();
 
     let instance = Instance::of_this_process()?;
-    let beds = Beds::new(&used, Addresses::of(*family)?, weft, instance.folder())?;
+    let beds = Beds::new(&used, addresses, weft, instance.folder())?;
     let cpu = OneCpu::last()?;
     beds.check_ways(time)?;
     let mut collection = Collection::default();
@@ -185,7 +185,7 @@ fn measure(options: &Options, weft: &Path) -> Result<Record> {
         kernel: machine::kernel()?,
         processor: machine::processor()?,
         cpu: cpu.number(),
-        family: family.to_string(),
+        family: addresses.name().to_owned(),
         rounds: *rounds,
         turn_milliseconds: options.turn,
         figures: collection.into_figures(),

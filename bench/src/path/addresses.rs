@@ -20,6 +20,14 @@ impl Addresses {
         }
     }
 
+    /// Its name in tables and plots.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// A host on the underlay, with the length of its network.
     pub(crate) fn host(self, number: usize) -> IpNetwork {
         self.parse(&format!("192.0.2.{number}/24"), &format!("2001:db8::{number}/64"))

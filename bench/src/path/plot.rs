@@ -49,7 +49,7 @@ pub(crate) fn draw(record: &Record, path: &Path) -> Result<()> {
         let root =
             SVGBackend::with_string(&mut picture, (WIDTH.unsigned_abs(), height.unsigned_abs())).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
-        let title = format!("weft and its peers, {}, pods and underlay", record.family);
+        let title = format!("weft and its peers, {} pods over an {0} underlay", record.family);
         text(&root, &title, (EDGE, 22), &bold(21.0, &INK))?;
         let subtitle = format!(
             "Linux {}, {}. Medians of {} interleaved rounds, whiskers from p10 to p90; client and server on one CPU.",

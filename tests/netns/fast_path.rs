@@ -11,6 +11,7 @@ use weft_tests::traffic::{Traffic, Way};
 use weft_tests::wait;
 
 use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, Families, LIMIT};
+use crate::operators::weft;
 
 /// Packets in one measurement, in each direction and family.
 const PINGS: u64 = 20;
@@ -144,4 +145,32 @@ fn each_end_goes_the_way_that_it_is_told_and_a_switch_loses_nothing() {
             }
         });
     }
+}
+
+#[test]
+fn without_an_agent_packets_go_by_weft0_after_a_while_and_none_is_lost() {
+    AgentCluster::run(DUAL, 2, |cluster| {
+        let [one, two] = cluster.nodes.as_slice() else { panic!("two nodes") };
+        let ways = both_directions(one, two);
+        let sent = || packets(&one.namespace, "weft0")[1];
+        let traffic = Traffic::start(&ways, Duration::from_millis(5)).unwrap();
+        one.stop_agent(Signal::SIGKILL);
+        let before = sent();
+        let goes_by_weft0 = || {
+            ping(&ways);
+            sent() > before + PINGS * ways.len() as u64
+        };
+        wait::until_true(LIMIT, "packets to go by weft0", goes_by_weft0).unwrap();
+        let status: Value = serde_json::from_slice(&weft(one, &["status", "-o", "json"]).stdout).unwrap();
+        assert_eq!(status["peers"][0]["reason"], "no_agent", "{status}");
+        one.start_agent();
+        one.wait_until_ready();
+        let goes_past_it = || {
+            let before = sent();
+            ping(&ways);
+            sent() == before
+        };
+        wait::until_true(LIMIT, "packets to go past weft0", goes_past_it).unwrap();
+        traffic.stop().whole().unwrap_or_else(|error| panic!("{error:#}\n{}", one.log()));
+    });
 }

@@ -20,7 +20,7 @@ const ENOUGH: u64 = 30;
 const BLIND: Duration = Duration::from_secs(2);
 
 /// Connects a node to the second bridge by a device with these addresses.
-fn connect(hub: &View, node: &AgentNode, device: &str, addresses: &[String]) {
+pub(crate) fn connect(hub: &View, node: &AgentNode, device: &str, addresses: &[String]) {
     let port = format!("{device}-{}", node.name);
     veth((&node.namespace, device), (hub, &port)).unwrap();
     hub.run(["ip", "link", "set", &port, "master", "br1"]).unwrap();
@@ -30,7 +30,7 @@ fn connect(hub: &View, node: &AgentNode, device: &str, addresses: &[String]) {
 }
 
 /// Two addresses of each family in a network, for the node of that number.
-fn addresses(v4: &str, v6: &str, number: u8) -> [String; 4] {
+pub(crate) fn addresses(v4: &str, v6: &str, number: u8) -> [String; 4] {
     let second = 100 + number;
     [format!("{v4}{number}/24"), format!("{v4}{second}/24"), format!("{v6}{number}/64"), format!("{v6}{second}/64")]
 }

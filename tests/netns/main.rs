@@ -15,6 +15,7 @@ mod fake_api_server;
 mod fast_path;
 mod fast_path_devices;
 mod fast_path_mtu;
+mod fast_path_reasons;
 mod kernel;
 mod kernel_idle;
 mod kernel_pods;

@@ -75,8 +75,9 @@ pub const PODS: [Pod; 2] = [
     },
 ];
 
-/// Addresses that inputs name by number: the cluster's, those close to them, and those that RFCs give a meaning.
-pub const ADDRESSES: [IpAddr; 40] = [
+/// Addresses that inputs name by number: the cluster's, those close to them, and those that RFCs give a meaning. New ones go to the
+/// end.
+pub const ADDRESSES: [IpAddr; 45] = [
     v4(10, 244, 1, 10),
     v4(10, 244, 1, 11),
     v4(10, 244, 1, 1),
@@ -118,6 +119,12 @@ pub const ADDRESSES: [IpAddr; 40] = [
     // In the maps these are IPv4 addresses. In an IPv6 header they are nobody's.
     v6([0, 0, 0, 0, 0, 0xffff, 0x0af4, 0x010a]),
     v6([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0202]),
+    // Where special ranges end.
+    v4(126, 255, 255, 255),
+    v4(127, 255, 255, 254),
+    v4(128, 0, 0, 1),
+    v6([0xfebf, 0xffff, 0, 0, 0, 0, 0, 1]),
+    v6([0xfec0, 0, 0, 0, 0, 0, 0, 1]),
 ];
 
 impl Node {

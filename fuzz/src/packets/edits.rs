@@ -13,6 +13,8 @@ use super::templates::{Layer, Template};
 
 /// Most changes of one input.
 const MOST: usize = 16;
+/// Where a single byte is changed: in a header or not far behind it.
+const IN_A_HEADER: usize = 64;
 /// IPv6 extension headers, and numbers that look like some.
 const EXTENSIONS: [u8; 12] = [0, 43, 44, 51, 60, 135, 139, 140, 59, 50, 253, 17];
 /// Offset of an IPv6 header's next header, and its length.
@@ -37,17 +39,17 @@ fn edit(template: &mut Template, input: &mut Reader<'_>) {
     let (layer, at) = template.layers[input.below(template.layers.len())];
     match what {
         0 => {
-            let place = at + usize::from(input.byte());
+            let place = at + input.below(IN_A_HEADER);
             write(template, place, &[input.byte()]);
         }
         1 => {
-            let (place, bit) = (at + usize::from(input.byte()), input.below(8));
+            let (place, bit) = (at + input.below(IN_A_HEADER), input.below(8));
             if let Some(byte) = template.frame.get_mut(place) {
                 *byte ^= 1 << bit;
             }
         }
         2 => {
-            let place = at + usize::from(input.byte());
+            let place = at + input.below(IN_A_HEADER);
             write(template, place, &[input.byte(), input.byte()]);
         }
         3 => {

@@ -83,6 +83,15 @@ fn all() -> Vec<Template> {
         }
     }
     all.push(address_resolution());
+    // VXLAN of a pod, which may reach no node.
+    for family in [0, 1] {
+        for node in &NODES[..2] {
+            let to =
+                node.addresses.into_iter().find(|address| address.is_ipv4() == (family == 0)).unwrap_or(node.source);
+            let inner = plain(in_pod_cidr(1, family), in_pod_cidr(2, family), UDP);
+            all.push(in_tunnel(PODS[0].addresses[family], to, &inner));
+        }
+    }
     all
 }
 

@@ -14,7 +14,7 @@ use weft_agent::overlay::diff::diff;
 use weft_agent::overlay::plan::{Blocked, Plan, plan};
 use weft_agent::overlay::pod_devices::PodDevices;
 use weft_agent::overlay::state::{Change, NodeEntry, OverlayState, RouteKind, Underlay};
-use weft_agent::overlay::way::Ways;
+use weft_agent::overlay::way::{UnderlayDevice, Way, Ways};
 
 /// A Node object as the API server has it; the podCIDRs and addresses are split at spaces.
 fn node(name: &str, addresses: &str, pod_cidrs: &str) -> Value {
@@ -250,4 +250,25 @@ fn an_underlay_that_leaves_ipv6_pods_too_little_is_named() {
     let problem = too_small(&of("10.244.1.0/24 fd00:0:0:1::/64"), &small).unwrap();
     assert!(problem.object == "device eth0" && problem.reason.contains("1270 bytes"), "{problem}");
     assert_eq!(too_small(&of("10.244.1.0/24"), &small), None);
+}
+
+#[test]
+fn another_way_changes_the_map_and_nothing_that_packets_by_weft0_need() {
+    let cluster = cluster([node("one", "192.0.2.1", "10.244.1.0/24"), node("two", "192.0.2.2", "10.244.2.0/24")]);
+    let plan = plan(&cluster, "one").unwrap();
+    let device = UnderlayDevice { device: "eth0".to_owned(), mtu: 1500, receives_by_overlay: None };
+    let past = Way::Past { index: 7, device: "eth0".to_owned() };
+    let ways = Ways { peers: BTreeMap::from([("two".to_owned(), past)]), devices: vec![device] };
+    let fast = desired(&plan, &underlay(), &ways, &PodDevices::default(), &OverlayState::default());
+    let slow = state(&plan);
+    let by_weft0 = node_entry("192.0.2.2", false);
+    let (pod_cidr, eth0) = (net("10.244.2.0/24"), "eth0".to_owned());
+    assert_eq!(
+        diff(&fast, &slow),
+        [
+            Change::SetNode(pod_cidr, NodeEntry { underlay: Some(7), ..by_weft0 }),
+            Change::SetUnderlayFilter(eth0.clone())
+        ]
+    );
+    assert_eq!(diff(&slow, &fast), [Change::SetNode(pod_cidr, by_weft0), Change::RemoveUnderlayFilter(eth0)]);
 }

@@ -6,7 +6,7 @@ use weft_agent::datapath::fake::FakeKernel;
 use weft_agent::datapath::requirements::Requirements;
 use weft_agent::overlay::diff::diff;
 use weft_agent::overlay::state::{
-    Change, FilterPlace, FilterProgram, Hook, OverlayDevice, OverlayState, RouteKind, Underlay,
+    Change, FilterPlace, FilterProgram, Hook, NodeEntry, OverlayDevice, OverlayState, RouteKind, Underlay,
 };
 use weft_common::layout::{LINK_GROUP, PIN_DIRECTORY, program};
 use weft_tests::netns::Namespace;
@@ -262,6 +262,15 @@ fn the_fake_kernel_does_what_the_real_one_does() {
         set_route(peer4),
         Change::SetDevice(device.clone()),
         Change::CreateDevice(device.clone()),
+        Change::RemoveUnderlayFilter("eth0".to_owned()),
+        Change::SetUnderlayFilter("eth0".to_owned()),
+        Change::SetUnderlayFilter("eth0".to_owned()),
+        Change::SetUnderlayFilter("eth9".to_owned()),
+        Change::RemoveUnderlayFilter("eth9".to_owned()),
+        Change::RemoveUnderlayFilter("eth0".to_owned()),
+        Change::RemoveUnderlayFilter("eth0".to_owned()),
+        // A map takes the index of a device that is gone, or never was.
+        Change::SetNode(peer4, NodeEntry { underlay: Some(4_000_000), ..desired.nodes[&peer4] }),
     ]);
     Session::run(&namespace, |session| {
         let start = session.observe(&desired);

@@ -21,7 +21,8 @@ pub(crate) fn print(record: &Record, markdown: bool, picture: Option<&str>) {
     if let Some(picture) = picture.filter(|_| markdown) {
         println!("\n![medians and spread of every line]({picture})");
     }
-    for place in Place::ALL {
+    let measured = |place: &Place| record.figures.iter().any(|of| of.place == *place);
+    for place in Place::ALL.into_iter().filter(measured) {
         println!("\n{}{}\n", heading(markdown), title(place));
         println!("{}", figures(record, place, markdown));
     }

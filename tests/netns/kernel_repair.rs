@@ -139,7 +139,7 @@ fn damaged_maps_are_seen_and_repaired() {
             ("another owner", &|| session.maps.set_node(pod_cidr(2, 4), stranger).unwrap()),
             ("a lost podCIDR", &|| session.maps.remove_node(pod_cidr(1, 6)).unwrap()),
             ("a stranger's address", &|| {
-                session.maps.set_node_address(internal_ip(9, 6), stranger.of_address()).unwrap()
+                session.maps.set_node_address(internal_ip(9, 6), stranger.of_address()).unwrap();
             }),
             ("a lost address", &|| session.maps.remove_node_address(internal_ip(2, 4)).unwrap()),
         ];

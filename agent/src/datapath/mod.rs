@@ -4,6 +4,8 @@ mod addresses;
 mod bpf_calls;
 pub mod disturbance;
 pub mod fake;
+#[cfg(test)]
+mod fake_tests;
 mod filters;
 mod identity;
 pub mod interest;

@@ -119,6 +119,8 @@ fn the_way_follows_the_route_from_device_to_device_and_what_others_have_there_st
         for (number, node) in (1..).zip([one, two]) {
             connect(&cluster.hub, node, "eth2", &addresses("203.0.113.", "2001:db8:2::", number));
         }
+        // The kernel takes a second until a new device sends; whoever moves a route waits for that.
+        one.namespace.run(["ping", "-q", "-c", "10", "-i", "0.3", "-w", "30", "203.0.113.2"]).unwrap();
         moves(one, "ip route replace 192.0.2.2/32 via 203.0.113.2", "eth2");
         wait_for_our_filter(one, "eth2", true);
         moves(one, "ip route replace 192.0.2.2/32 via 198.51.100.102", "eth1");

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use etherparse::PacketBuilder;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket};
 use weft_tests::netns::View;
+use weft_tests::wait;
 
 use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, LIMIT, internal_ips};
 use crate::operators::answer;
@@ -15,6 +16,14 @@ const PORT: u16 = 4242;
 const VXLAN: u16 = 4789;
 /// What only a legal packet says.
 const LEGAL: &[u8] = b"legal";
+
+/// Waits until a pod that has just been made answers: on a busy machine the kernel takes its time with IPv6 addresses.
+fn reach(from: &View, addresses: &[String]) {
+    for address in addresses {
+        let words = ["ping", "-q", "-c", "1", "-W", "1", address];
+        wait::until(LIMIT, "a ping", || from.run(words).map(drop)).unwrap();
+    }
+}
 
 /// A pod that listens.
 struct Listener(UdpSocket);
@@ -99,6 +108,7 @@ fn a_pod_with_raw_sockets_reaches_nobody_from_an_address_that_is_not_its_own() {
     AgentCluster::run(DUAL, 2, |cluster| {
         let [one, two] = cluster.nodes.as_slice() else { panic!("two nodes") };
         let (own, neighbour, far) = (one.add_pod(0), one.add_pod(1), two.add_pod(0));
+        reach(&one.pods[0], &[neighbour.as_slice(), &far].concat());
         let listeners = [Listener::start(&one.pods[1]), Listener::start(&two.pods[0]), Listener::start(&one.namespace)];
         let (node, gateways) = (internal_ips(1, DUAL), ["10.244.1.1", "fd00:10:244:1::1"].map(str::to_owned));
         let worlds = [0, 1].map(worlds);
@@ -129,6 +139,7 @@ fn a_pod_that_speaks_vxlan_is_heard_by_no_node() {
     AgentCluster::run(DUAL, 2, |cluster| {
         let [one, two] = cluster.nodes.as_slice() else { panic!("two nodes") };
         let (own, neighbour, far) = (one.add_pod(0), one.add_pod(1), two.add_pod(0));
+        reach(&one.pods[0], &[neighbour.as_slice(), &far].concat());
         let gateways = ["10.244.1.1", "fd00:10:244:1::1"].map(str::to_owned);
         let mut sent = 0;
         // To the own node, to its gateway, which is an address of it too, and to the other node.
@@ -186,6 +197,7 @@ fn neither_a_stranger_nor_a_node_that_lies_brings_a_packet_into_the_pod_network(
     AgentCluster::run(DUAL, 3, |cluster| {
         let [one, two, three] = cluster.nodes.as_slice() else { panic!("three nodes") };
         let (own, far, other) = (one.add_pod(0), two.add_pod(0), three.add_pod(0));
+        reach(&two.pods[0], &[own.as_slice(), &other].concat());
         for node in internal_ips(1, DUAL) {
             for (source, target) in far.iter().zip(&own) {
                 let before = dropped(one, "outer_source_unknown");

@@ -131,7 +131,7 @@ fn plugins_work(node: &AgentNode, old: &Version, existing: &[usize], free: usize
     node.add_pod(free);
     assert_eq!(endpoints(node), 2 * (existing.len() + 1));
     for address in far {
-        let answered = node.pods[free].run(["ping", "-c", "1", "-W", "5", address]);
+        let answered = node.pods[free].run(["ping", "-q", "-c", "3", "-i", "0.2", "-W", "5", address]);
         answered.unwrap_or_else(|error| panic!("{error:#}\n{}\n{}", node.ask("/drops").unwrap(), node.log()));
     }
     // DEL of the old plugin knows nothing of the new map; the agent does.
@@ -193,7 +193,7 @@ fn an_upgrade_to_another_layout_loses_no_packet_and_leaves_nothing_behind() {
         }
         if late {
             for address in &addresses {
-                two.pods[1].run(["ping", "-c", "1", "-W", "5", address]).unwrap();
+                two.pods[1].run(["ping", "-q", "-c", "2", "-i", "0.2", "-W", "5", address]).unwrap();
             }
             two.check_pod(1);
             two.plugin("DEL", 1).success();

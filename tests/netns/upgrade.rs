@@ -157,6 +157,8 @@ fn an_upgrade_to_another_layout_loses_no_packet_and_leaves_nothing_behind() {
         let mut usual = Duration::ZERO;
         for (number, (node, version)) in (1..).zip(cluster.nodes.iter().zip(&versions)) {
             cluster.register(number);
+            // A device drops what it sends in the moment in which the kernel gives it its first clsact qdisc.
+            node.namespace.run(["tc", "qdisc", "add", "dev", "eth0", "clsact"]).unwrap();
             let began = Instant::now();
             node.start_agent_of(version);
             node.wait_until_ready();

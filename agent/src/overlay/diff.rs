@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use weft_common::layout::OVERLAY_DEVICE;
 
-use super::state::{Change, FilterProgram, OverlayState, Pin, RouteKind};
+use super::state::{Change, FilterProgram, NodeEntry, OverlayState, Pin, RouteKind};
 use super::{pods, sysctls};
 
 /// The changes from `observed` to `desired`; empty when there is nothing to do.
@@ -38,7 +38,9 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     changes.extend(set(&desired.node_addresses, &observed.node_addresses, |address, entry| {
         Change::SetNodeAddress(*address, *entry)
     }));
-    changes.extend(set(&desired.nodes, &observed.nodes, |pod_cidr, entry| Change::SetNode(*pod_cidr, *entry)));
+    let nodes = set(&desired.nodes, &observed.nodes, |pod_cidr, entry| Change::SetNode(*pod_cidr, *entry));
+    let (moved, nodes): (Vec<_>, Vec<_>) = nodes.partition(|change| moves_only(change, observed));
+    changes.extend(nodes);
     if let Some(pod_cidrs) = &desired.masquerade
         && desired.masquerade != observed.masquerade
     {
@@ -51,6 +53,8 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     changes.extend(set(&desired.underlay_filters, &observed.underlay_filters, |device, _| {
         Change::SetUnderlayFilter(device.clone())
     }));
+    // A device drops what it sends while it gets its first clsact qdisc: packets move to it after that.
+    changes.extend(moved);
     changes.extend(set(&desired.routes, &observed.routes, |destination, route| {
         Change::SetRoute(*destination, route.clone())
     }));
@@ -64,6 +68,12 @@ pub fn diff(desired: &OverlayState, observed: &OverlayState) -> Vec<Change> {
     );
     changes.extend(observed.addresses.difference(&desired.addresses).map(|address| Change::RemoveAddress(*address)));
     changes
+}
+
+/// Whether a change leads packets to a node that is known already by another way, and nothing else.
+fn moves_only(change: &Change, observed: &OverlayState) -> bool {
+    let Change::SetNode(pod_cidr, entry) = change else { return false };
+    observed.nodes.get(pod_cidr).is_some_and(|seen| NodeEntry { underlay: entry.underlay, ..*seen } == *entry)
 }
 
 fn device_change(desired: &OverlayState, observed: &OverlayState) -> Option<Change> {
@@ -118,4 +128,26 @@ fn set<'a, K: Ord, V: PartialEq>(
 
 fn gone<'a, K: Ord, V>(desired: &'a BTreeMap<K, V>, observed: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> + 'a {
     observed.keys().filter(|key| !desired.contains_key(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_move_to_a_device_after_it_has_our_filter_and_new_nodes_are_known_before() {
+        let address = |last| [192, 0, 2, last].into();
+        let entry = |last, underlay| NodeEntry { tunnel: address(last), source: address(1), local: false, underlay };
+        let [known, new] = ["10.244.2.0/24", "10.244.3.0/24"].map(|text| text.parse().unwrap());
+        let observed = OverlayState { nodes: [(known, entry(2, None))].into(), ..OverlayState::default() };
+        let mut desired = observed.clone();
+        desired.nodes = [(known, entry(2, Some(7))), (new, entry(3, Some(7)))].into();
+        desired.underlay_filters = [("eth7".to_owned(), FilterProgram::Pinned("from_underlay".to_owned()))].into();
+        let expected = [
+            Change::SetNode(new, entry(3, Some(7))),
+            Change::SetUnderlayFilter("eth7".to_owned()),
+            Change::SetNode(known, entry(2, Some(7))),
+        ];
+        assert_eq!(diff(&desired, &observed), expected);
+    }
 }

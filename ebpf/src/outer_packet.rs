@@ -63,6 +63,7 @@ fn read_ipv4(skb: &SkBuff) -> Result<Option<Outer>, DropReason> {
         // Version four, without options.
         || byte(ip, 0) != 0x45
         || half(ip, 6) & FRAGMENT.to_be() != 0
+        || !has_right_checksum(ip)
     {
         return Ok(None);
     }
@@ -73,6 +74,15 @@ fn read_ipv4(skb: &SkBuff) -> Result<Option<Outer>, DropReason> {
     };
     let [ecn, has_checksum] = [byte(ip, 1) & 3, u8::from(half(ip, IPV4 + 6) != 0)];
     judge(skb, Family::V4, source, destination, ecn, &lengths, has_checksum != 0)
+}
+
+/// Whether the header without options adds up (RFC 1071). One that does not is the kernel's to drop.
+#[inline(always)]
+fn has_right_checksum(ip: *mut u8) -> bool {
+    let sum: u64 = [0, 4, 8, 12, 16].into_iter().map(|at| u64::from(word(ip, at))).sum();
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    (sum & 0xffff) + (sum >> 16) == 0xffff
 }
 
 #[inline(always)]

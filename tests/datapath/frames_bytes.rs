@@ -117,6 +117,15 @@ pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
+/// Makes the checksum of an IPv4 header without options right. Any other frame stays as it is.
+pub(crate) fn set_header_checksum(frame: &mut [u8]) {
+    if frame[12..14] == [0x08, 0x00] {
+        frame[ETHERNET + 10..ETHERNET + 12].fill(0);
+        let checksum = checksum(&frame[ETHERNET..ETHERNET + 20]);
+        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
+    }
+}
+
 /// A frame with a UDP packet without options and extensions, cut short, where the headers say so too as far as they are left.
 pub(crate) fn shortened(frame: &[u8], length: usize) -> Vec<u8> {
     let is_v4 = frame[12..14] == [0x08, 0x00];
@@ -130,10 +139,8 @@ pub(crate) fn shortened(frame: &[u8], length: usize) -> Vec<u8> {
     let packet = length - ETHERNET;
     write(ETHERNET + if is_v4 { 2 } else { 4 }, if is_v4 { packet } else { packet.saturating_sub(header) });
     write(ETHERNET + header + 4, packet.saturating_sub(header));
-    if is_v4 && packet >= header {
-        frame[ETHERNET + 10..ETHERNET + 12].fill(0);
-        let checksum = checksum(&frame[ETHERNET..ETHERNET + header]);
-        frame[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&checksum.to_be_bytes());
+    if packet >= header {
+        set_header_checksum(&mut frame);
     }
     frame
 }

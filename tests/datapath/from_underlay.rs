@@ -8,6 +8,7 @@ use weft_common::reason::Program;
 use crate::datapath::{Case, Datapath, INNER_MACS, Outcome, POD_MTU, to_other_pod};
 use crate::datapath_run::Circumstances;
 use crate::frames::{self, Content, ETHERNET, Frame, Mac, VXLAN_HEADER};
+use crate::frames_bytes::set_header_checksum;
 
 const PROGRAM: Program = Program::FromUnderlay;
 
@@ -152,6 +153,7 @@ fn the_kernel_takes_apart_what_is_not_plain_vxlan() {
         let at = if arrival.source.is_ipv4() { ETHERNET + 2 } else { ETHERNET + 4 };
         let length = u16::from_be_bytes([short_datagram[at], short_datagram[at + 1]]) + 4;
         short_datagram[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        set_header_checksum(&mut short_datagram);
         [
             passes("outer options", outer.clone().options()),
             passes("the first outer fragment", outer.clone().fragment(0, true)),
@@ -164,6 +166,27 @@ fn the_kernel_takes_apart_what_is_not_plain_vxlan() {
         ]
     });
     Datapath::load().check(PROGRAM, cases);
+}
+
+#[test]
+fn an_outer_ipv4_header_with_a_broken_bit_is_left_to_the_kernel_which_drops_it() {
+    let datapath = Datapath::load();
+    for arrival in arrivals().into_iter().filter(|arrival| arrival.source.is_ipv4()) {
+        let frame = arrival.outer().bytes();
+        for bit in 0..20 * 8 {
+            let mut broken = frame.clone();
+            broken[ETHERNET + bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(datapath.run(PROGRAM, &broken), Outcome::Passed, "bit {bit}, {}", arrival.what);
+        }
+        // The sum and its carries take all values.
+        for identification in (0..=u16::MAX).step_by(97) {
+            let mut other = frame.clone();
+            other[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&identification.to_be_bytes());
+            set_header_checksum(&mut other);
+            let outcome = datapath.run(PROGRAM, &other);
+            assert!(matches!(outcome, Outcome::Redirected(_)), "identification {identification}: {outcome:?}");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use weft_common::reason::{DropReason, Program};
 
 use crate::datapath::{Case, Datapath, Outcome, to_other_pod};
 use crate::frames::ETHERNET;
-use crate::frames_bytes::shortened;
+use crate::frames_bytes::{set_header_checksum, shortened};
 use crate::from_underlay::{Arrival, arrivals};
 
 const PROGRAM: Program = Program::FromUnderlay;
@@ -80,6 +80,7 @@ fn lengths_in_headers_that_do_not_fit_together_are_refused() {
             let mut frame = frame.clone();
             let length = i32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
             frame[at..at + 2].copy_from_slice(&((length + change) as u16).to_be_bytes());
+            set_header_checksum(&mut frame);
             frame
         };
         for (what, frame) in [
@@ -94,6 +95,7 @@ fn lengths_in_headers_that_do_not_fit_together_are_refused() {
         // No length at all: it cannot be, but for packets that were never on a wire.
         let mut none = frame.clone();
         none[ip_length..ip_length + 2].fill(0);
+        set_header_checksum(&mut none);
         cases.push((format!("an IP length of zero, {}", arrival.what), none, refused()));
     }
     Datapath::load().check(PROGRAM, cases);

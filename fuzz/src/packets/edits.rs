@@ -1,5 +1,6 @@
 //! Changes of a template, as an input lists them: a few bytes each. What adds or removes bytes sets lengths and checksums of the
-//! headers around them right; all others leave the frame as inconsistent as they make it.
+//! headers around them right, and so does what changes a header beside its checksum; all others leave the frame as inconsistent as
+//! they make it.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -17,6 +18,8 @@ const MOST: usize = 16;
 const IN_A_HEADER: usize = 64;
 /// IPv6 extension headers, and numbers that look like some.
 const EXTENSIONS: [u8; 12] = [0, 43, 44, 51, 60, 135, 139, 140, 59, 50, 253, 17];
+/// Offset of an IPv4 header's checksum.
+const CHECKSUM: usize = 10;
 /// Offset of an IPv6 header's next header, and its length.
 const NEXT_HEADER: usize = 6;
 const IPV6: usize = 40;
@@ -41,16 +44,19 @@ fn edit(template: &mut Template, input: &mut Reader<'_>) {
         0 => {
             let place = at + input.below(IN_A_HEADER);
             write(template, place, &[input.byte()]);
+            keep_checksum(template, layer, at, place);
         }
         1 => {
             let (place, bit) = (at + input.below(IN_A_HEADER), input.below(8));
             if let Some(byte) = template.frame.get_mut(place) {
                 *byte ^= 1 << bit;
             }
+            keep_checksum(template, layer, at, place);
         }
         2 => {
             let place = at + input.below(IN_A_HEADER);
             write(template, place, &[input.byte(), input.byte()]);
+            keep_checksum(template, layer, at, place);
         }
         3 => {
             let (place, count, fill) = (at + usize::from(input.byte()), input.below(64), input.byte());
@@ -71,6 +77,13 @@ fn edit(template: &mut Template, input: &mut Reader<'_>) {
             set_address(template, layer, at, is_source, address);
         }
         _ => extend_header(template, layer, at, input),
+    }
+}
+
+/// A checksum is wrong only where the change is one of the checksum: most headers would not be worth reading otherwise.
+fn keep_checksum(template: &mut Template, layer: Layer, at: usize, place: usize) {
+    if !(at + CHECKSUM..at + CHECKSUM + 2).contains(&place) {
+        set_checksum(template, layer, at);
     }
 }
 

@@ -6,7 +6,7 @@ use weft_common::layout::{POD_VNI, VXLAN_PORT};
 use weft_common::reason::DropReason;
 
 use super::header::{self, CONGESTION, Content, ETHERNET, Packet, bytes, number};
-use super::{Expected, delivered};
+use super::{Expected, checksum, delivered};
 use crate::packets::case::Case;
 use crate::packets::cluster::{self, Node, OWN_NODE, Pod};
 
@@ -96,7 +96,9 @@ fn vxlan_for_us(frame: &[u8]) -> Option<Outer> {
     let Ok(Content::Ip(packet)) = header::read(frame) else { return None };
     let is_plain = if packet.is_v4() {
         // Neither "more fragments" nor an offset, nor the bit that RFC 791 reserves: "don't fragment" or nothing.
-        packet.length == 20 && matches!(number(frame, ETHERNET + 6)?, 0 | 0x4000)
+        packet.length == 20
+            && matches!(number(frame, ETHERNET + 6)?, 0 | 0x4000)
+            && checksum::is_right(frame.get(ETHERNET..ETHERNET + 20)?)
     } else {
         true
     };

@@ -142,13 +142,14 @@ fn a_pod_that_speaks_vxlan_is_heard_by_no_node() {
         reach(&one.pods[0], &[neighbour.as_slice(), &far].concat());
         let gateways = ["10.244.1.1", "fd00:10:244:1::1"].map(str::to_owned);
         let mut sent = 0;
+        // One for all that a pod is to hear: a process that another test has just forked may hold a closed socket, and its port, for a moment.
+        let (near, distant) = (Listener::start(&one.pods[1]), Listener::start(&two.pods[0]));
         // To the own node, to its gateway, which is an address of it too, and to the other node.
-        for (nodes, targets, pod) in [
-            (internal_ips(1, DUAL), &neighbour, &one.pods[1]),
-            (gateways.to_vec(), &neighbour, &one.pods[1]),
-            (internal_ips(2, DUAL), &far, &two.pods[0]),
+        for (nodes, targets, listener) in [
+            (internal_ips(1, DUAL), &neighbour, &near),
+            (gateways.to_vec(), &neighbour, &near),
+            (internal_ips(2, DUAL), &far, &distant),
         ] {
-            let listener = Listener::start(pod);
             for node in &nodes {
                 for target in targets {
                     for source in [&own, &neighbour, &far].map(|addresses| &addresses[family(target)]) {

@@ -11,13 +11,14 @@ use super::{find, toolchain};
 use crate::progress::{Detail, Progress};
 
 /// What nodes, clusters, images and tests are made of.
-const ALWAYS: [&str; 17] = [
+const ALWAYS: [&str; 18] = [
     "bpftool",
     "busybox-static",
     "containerd",
     "containernetworking-plugins",
     "curl",
     "etcd-server",
+    "ethtool",
     "g++",
     "gcc",
     "iperf3",
@@ -33,7 +34,7 @@ const ALWAYS: [&str; 17] = [
 /// A compiler for the kernel with its `core`.
 const TOOLCHAIN: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs that show on another system whether the packages are there, under whatever name.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 15] = [
     "bpftool",
     "busybox",
     "c++",
@@ -42,6 +43,7 @@ const PROGRAMS: [&str; 14] = [
     "ctr",
     "curl",
     "etcd",
+    "ethtool",
     "ip",
     "iperf3",
     "nft",

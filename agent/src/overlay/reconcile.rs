@@ -90,9 +90,7 @@ impl Pass {
     pub fn is_in_sync(&self) -> bool {
         self.comparison.is_ok() && !self.failures.iter().any(|failure| failure.essential)
     }
-}
 
-impl Pass {
     /// The map says for every peer what the kernel said of the way to it.
     pub fn follows_the_routes(&self) -> bool {
         self.comparison.is_ok() && !self.failures.iter().any(|failure| failure.kind == SET_NODE)

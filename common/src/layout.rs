@@ -41,9 +41,58 @@ pub mod map {
     pub const FAST_PATH_LEASE: &str = "FAST_PATH_LEASE";
     /// Per-CPU array of packet counts by (program, reason), see [`crate::reason::counter_index`]. Written by programs.
     pub const DROPS: &str = "DROPS";
+    /// Hash: what clients dial -> [`crate::services::Frontend`]. Written by the agent.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Hash: service -> [`crate::services::Service`]. Written by the agent.
+    pub const SERVICES: &str = "SERVICES";
+    /// Hash: [`crate::services::SlotKey`] -> [`crate::services::Backend`]. Written by the agent.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Hash: [`crate::services::ServingKey`] -> [`crate::services::Serving`]. Written by the agent.
+    pub const SERVING: &str = "SERVING";
+    /// Longest prefix match: [`crate::services::SourceRangeKey`] -> 1. Written by the agent.
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+    /// Longest prefix match: ServiceCIDR -> 1. Written by the agent.
+    pub const SERVICE_CIDRS: &str = "SERVICE_CIDRS";
+    /// Array with one [`crate::services::ServicesConfig`]. Written by the agent.
+    pub const SERVICES_CONFIG: &str = "SERVICES_CONFIG";
+    /// LRU hash: cookie of a network namespace -> [`crate::services::PodAddresses`]. Written by the plugin; cookies are never used again.
+    pub const POD_NAMESPACES: &str = "POD_NAMESPACES";
+    /// LRU hash: [`crate::services::AffinityKey`] -> [`crate::services::Affinity`]. Written by programs.
+    pub const AFFINITY: &str = "AFFINITY";
+    /// LRU hash: [`crate::services::FlowKey`] -> [`crate::services::Flow`], of flows that were answered. Written by programs.
+    pub const FLOWS: &str = "FLOWS";
+    /// The same of flows that were not answered yet: a flood of them leaves the others alone.
+    pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    /// LRU hash: [`crate::services::SocketFlowKey`] -> [`crate::services::SocketFlow`]. Written by programs.
+    pub const SOCKET_FLOWS: &str = "SOCKET_FLOWS";
+    /// Socket storage: what a connected socket dialled, as [`crate::services::SocketFlow`]. Written by programs.
+    pub const SOCKET_PEERS: &str = "SOCKET_PEERS";
+    /// Per-CPU array of connections and messages refused or dropped at sockets, by reason. Written by programs.
+    pub const SOCKET_DROPS: &str = "SOCKET_DROPS";
 
     /// All maps.
-    pub const ALL: [&str; 6] = [ENDPOINTS, NODES, NODE_ADDRESSES, CONFIG, FAST_PATH_LEASE, DROPS];
+    pub const ALL: [&str; 20] = [
+        ENDPOINTS,
+        NODES,
+        NODE_ADDRESSES,
+        CONFIG,
+        FAST_PATH_LEASE,
+        DROPS,
+        FRONTENDS,
+        SERVICES,
+        BACKENDS,
+        SERVING,
+        SOURCE_RANGES,
+        SERVICE_CIDRS,
+        SERVICES_CONFIG,
+        POD_NAMESPACES,
+        AFFINITY,
+        FLOWS,
+        NEW_FLOWS,
+        SOCKET_FLOWS,
+        SOCKET_PEERS,
+        SOCKET_DROPS,
+    ];
 }
 
 /// Names of the programs. Each is pinned in [`PIN_DIRECTORY`] under its name.
@@ -57,6 +106,18 @@ pub mod program {
     /// clsact ingress of the devices below the overlay: VXLAN packets, before the kernel's own decapsulation.
     pub const FROM_UNDERLAY: &str = "from_underlay";
 
-    /// All programs.
+    /// All programs for packets.
     pub const ALL: [&str; 4] = [FROM_POD, TO_POD, FROM_OVERLAY, FROM_UNDERLAY];
+
+    /// Programs for sockets, on the root of the cgroups: named after their hooks. The link of each is pinned as `<name>_link`.
+    pub const SOCKET: [&str; 8] = [
+        "connect4",
+        "connect6",
+        "sendmsg4",
+        "sendmsg6",
+        "recvmsg4",
+        "recvmsg6",
+        "getpeername4",
+        "getpeername6",
+    ];
 }

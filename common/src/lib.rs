@@ -9,3 +9,4 @@ pub mod address;
 pub mod entries;
 pub mod layout;
 pub mod reason;
+pub mod services;

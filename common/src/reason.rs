@@ -88,12 +88,27 @@ reasons! {
     LoopbackDestination = 17, "loopback_destination";
     /// The underlay marked congestion on a packet whose sender cannot hear of it (RFC 6040, section 4.2).
     CongestionUnheard = 18, "congestion_unheard";
+    /// A Service without any endpoint, or a port that a cluster IP does not serve: refused, and the sender was told.
+    ServiceRefused = 19, "service_refused";
+    /// A Service has endpoints, but none on this node, and its traffic policy is Local.
+    NoLocalEndpoint = 20, "no_local_endpoint";
+    /// The client is not in the loadBalancerSourceRanges of the Service.
+    SourceRange = 21, "source_range";
+    /// An address of a ServiceCIDR that no Service has.
+    ServiceUnallocated = 22, "service_unallocated";
+    /// A fragment of a packet to a Service.
+    ServiceFragment = 23, "service_fragment";
+    /// No source port was found that keeps a flow apart from others to the same backend, or no memory to remember it.
+    FlowTableFull = 24, "flow_table_full";
 }
 
 /// Reasons that the counter map has room for, a program. More than there are, so that a new reason needs no new layout.
 pub const REASONS_MAX: u32 = 64;
 /// Entries of the counter map.
 pub const COUNTERS: u32 = REASONS_MAX * Program::ALL.len() as u32;
+
+/// Counters of what happens at sockets, by reason, are entries of SOCKET_DROPS. Their name in metrics and tables.
+pub const SOCKET: &str = "socket";
 
 /// The entry of a (program, reason) in the counter map.
 pub const fn counter_index(program: Program, reason: DropReason) -> u32 {

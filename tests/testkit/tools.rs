@@ -16,6 +16,8 @@ pub struct Module {
     pub version: &'static str,
     /// The programs that it builds.
     pub programs: &'static [&'static str],
+    /// Test packages that are built to programs too, each with the program's name.
+    pub suites: &'static [(&'static str, &'static str)],
     /// Variables of Go packages that the linker sets, mostly what the programs answer when asked for their version.
     pub variables: &'static [(&'static str, &'static str)],
     /// Build tags, divided by commas.
@@ -30,11 +32,20 @@ pub struct Module {
     versions: [&'static [u8]; 2],
 }
 
-/// Kubernetes: the cluster itself.
+/// Kubernetes: the cluster itself, kube-proxy as a peer, and the suite that every cluster is measured by.
 pub static KUBERNETES: Module = Module {
     name: "kubernetes",
     version: "v1.36.3",
-    programs: &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "agnhost"],
+    programs: &[
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-proxy",
+        "kube-scheduler",
+        "kubelet",
+        "kubectl",
+        "agnhost",
+    ],
+    suites: &[("e2e.test", "k8s.io/kubernetes/test/e2e")],
     variables: &[
         ("k8s.io/component-base/version.gitVersion", "v1.36.3"),
         ("k8s.io/component-base/version.gitMajor", "1"),
@@ -42,8 +53,8 @@ pub static KUBERNETES: Module = Module {
     ],
     tags: "",
     probe: &["kubectl", "version", "--client"],
-    packages: 2758,
-    takes: "10 minutes",
+    packages: 3037,
+    takes: "12 minutes",
     versions: [include_bytes!("../tools/kubernetes/go.mod"), include_bytes!("../tools/kubernetes/go.sum")],
 };
 
@@ -52,6 +63,7 @@ pub static CNITOOL: Module = Module {
     name: "cnitool",
     version: "v1.3.1",
     programs: &["cnitool"],
+    suites: &[],
     variables: &[],
     tags: "",
     probe: &["cnitool", "help"],
@@ -65,6 +77,7 @@ pub static CONTAINERD: Module = Module {
     name: "containerd",
     version: "v2.4.2",
     programs: &["containerd", "containerd-shim-runc-v2", "ctr"],
+    suites: &[],
     variables: &[("github.com/containerd/containerd/v2/version.Version", "2.4.2")],
     tags: "",
     probe: &["containerd", "--version"],
@@ -73,8 +86,22 @@ pub static CONTAINERD: Module = Module {
     versions: [include_bytes!("../tools/containerd/go.mod"), include_bytes!("../tools/containerd/go.sum")],
 };
 
+/// CoreDNS, which clusters run as their DNS.
+pub static COREDNS: Module = Module {
+    name: "coredns",
+    version: "v1.14.7",
+    programs: &["coredns"],
+    suites: &[],
+    variables: &[],
+    tags: "",
+    probe: &["coredns", "-version"],
+    packages: 1382,
+    takes: "4 minutes",
+    versions: [include_bytes!("../tools/coredns/go.mod"), include_bytes!("../tools/coredns/go.sum")],
+};
+
 /// All of them, in the order in which they are built.
-pub static MODULES: [&Module; 3] = [&CNITOOL, &CONTAINERD, &KUBERNETES];
+pub static MODULES: [&Module; 4] = [&CNITOOL, &CONTAINERD, &COREDNS, &KUBERNETES];
 
 impl Module {
     /// The name of its folder in the cache. It says the version and, by a hash, that of everything that is linked in.
@@ -88,6 +115,11 @@ impl Module {
         format!("{}-{}-{hash}", self.name, self.version)
     }
 
+    /// The names of all that it builds.
+    pub fn built(&self) -> impl Iterator<Item = &'static str> {
+        self.programs.iter().copied().chain(self.suites.iter().map(|(name, _)| *name))
+    }
+
     /// Where its programs lie.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
@@ -97,7 +129,7 @@ impl Module {
 
 /// The path of a tool.
 pub fn path(name: &str) -> Result<PathBuf> {
-    let module = MODULES.iter().find(|module| module.programs.contains(&name));
+    let module = MODULES.iter().find(|module| module.built().any(|built| built == name));
     let path = module.with_context(|| format!("no module in tests/tools builds {name}"))?.folder().join(name);
     if path.exists() {
         return Ok(path);

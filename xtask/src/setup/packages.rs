@@ -11,12 +11,15 @@ use super::{find, toolchain};
 use crate::progress::{Detail, Progress};
 
 /// What nodes, clusters, images and tests are made of.
-const ALWAYS: [&str; 18] = [
+const ALWAYS: [&str; 22] = [
+    "bash",
+    "bind9-dnsutils",
     "bpftool",
     "busybox-static",
     "containerd",
     "containernetworking-plugins",
     "curl",
+    "dash",
     "etcd-server",
     "ethtool",
     "g++",
@@ -26,6 +29,7 @@ const ALWAYS: [&str; 18] = [
     "iputils-ping",
     "libc6-dev",
     "llvm-22-dev",
+    "netcat-openbsd",
     "nftables",
     "procps",
     "runc",
@@ -34,7 +38,8 @@ const ALWAYS: [&str; 18] = [
 /// A compiler for the kernel with its `core`.
 const TOOLCHAIN: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs that show on another system whether the packages are there, under whatever name.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 19] = [
+    "bash",
     "bpftool",
     "busybox",
     "c++",
@@ -42,10 +47,13 @@ const PROGRAMS: [&str; 15] = [
     "containerd",
     "ctr",
     "curl",
+    "dash",
+    "dig",
     "etcd",
     "ethtool",
     "ip",
     "iperf3",
+    "nc.openbsd",
     "nft",
     "nsenter",
     "ping",

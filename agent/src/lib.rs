@@ -19,4 +19,5 @@ pub mod pods;
 pub mod readiness;
 pub mod reclaim;
 pub mod report;
+pub mod services;
 pub mod view;

@@ -31,14 +31,17 @@ pub mod routes;
 pub mod sysctl;
 mod underlay_filters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
+
+use weft_common::services::ServingKey;
 
 use crate::overlay::plan::Tunnel;
 use crate::overlay::pod_devices::RecordedInterface;
 use crate::overlay::state::{Change, OverlayState, Underlay};
 use crate::overlay::way::Paths;
+use crate::services::state::{ServiceState, Write};
 
 /// What the reconciler needs of a kernel: a real one, or a fake one that injects faults.
 #[expect(async_fn_in_trait, reason = "used with concrete types only, on one thread")]
@@ -62,6 +65,21 @@ pub trait Kernel {
 
     /// One step. Applying a step that is already done succeeds.
     async fn apply(&self, change: &Change) -> Result<(), KernelError>;
+}
+
+/// What the services driver needs of a kernel: a real one, or a fake one that injects faults.
+pub trait ServiceMaps {
+    /// Everything that the maps for Services hold now, as far as the agent writes it.
+    fn read(&self) -> Result<ServiceState, KernelError>;
+
+    /// Makes these writes, in this order: a write is there before the next begins. Neighbours of the same kind may go in one batch. One
+    /// that fails keeps no other from being tried; gives the failed ones by their place. Writing what is there, and deleting what is
+    /// absent, succeed.
+    fn write(&self, writes: &[Write]) -> Vec<(usize, KernelError)>;
+
+    /// Ends the connected UDP sockets of the host's namespace that a Service steered to one of these backends, so that their
+    /// processes dial anew. Gives how many.
+    fn end_sockets(&self, gone: &BTreeSet<ServingKey>) -> Result<usize, KernelError>;
 }
 
 /// What to look at, of what there is more than weft's.

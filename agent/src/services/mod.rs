@@ -1,0 +1,3 @@
+//! Services: what the maps should hold, what differs, and the loop that brings one to the other.
+
+pub mod state;

@@ -5,7 +5,7 @@ use std::fs;
 use std::mem::offset_of;
 use std::path::Path;
 
-use weft_agent::datapath::maps::MapShape;
+use weft_agent::datapath::map_shapes::MapShape;
 use weft_common::entries::{Config, Endpoint, LOCAL, Node, NodeAddress};
 use weft_common::layout::{LAYOUT_VERSION, PIN_DIRECTORY, program};
 use weft_common::reason::{DropReason, Program, counter_index};

@@ -9,72 +9,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapType, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
 use weft_common::address::{self, AddressBytes};
 use weft_common::entries::{self, Config, Endpoint, Node, NodeAddress};
 use weft_common::layout::map;
-use weft_common::reason::{COUNTERS, DropReason, Program, counter_index};
+use weft_common::reason::{DropReason, Program, counter_index};
 
 use super::bpf_calls::{self, Object};
+use super::map_shapes::MapShape;
 use crate::overlay::state::{NodeAddressEntry, NodeEntry, flags};
-
-/// `BPF_F_NO_PREALLOC`: memory grows with the entries. Longest prefix maps have no other way.
-const NO_PREALLOC: u32 = 1;
-
-/// What makes a pinned map usable by the programs and the code of this layout.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MapShape {
-    /// The kind of map.
-    pub kind: MapType,
-    /// Bytes in a key.
-    pub key_size: u32,
-    /// Bytes in a value (in one CPU's value, for a per-CPU map).
-    pub value_size: u32,
-    /// Most entries.
-    pub max_entries: u32,
-    /// Flags of its creation.
-    pub flags: u32,
-}
-
-impl MapShape {
-    /// Shapes of all maps of this layout, by name. They say in numbers what the programs declare; a test compares the two.
-    pub const ALL: [(&'static str, Self); map::ALL.len()] = [
-        (map::ENDPOINTS, Self::of::<AddressBytes, Endpoint>(MapType::Hash, entries::MAX_ENDPOINTS, NO_PREALLOC)),
-        (map::NODES, Self::of::<Key<AddressBytes>, Node>(MapType::LpmTrie, entries::MAX_NODES, NO_PREALLOC)),
-        (
-            map::NODE_ADDRESSES,
-            Self::of::<AddressBytes, NodeAddress>(MapType::Hash, entries::MAX_NODE_ADDRESSES, NO_PREALLOC),
-        ),
-        (map::CONFIG, Self::of::<u32, Config>(MapType::Array, 1, 0)),
-        (map::FAST_PATH_LEASE, Self::of::<u32, u64>(MapType::Array, 1, 0)),
-        (map::DROPS, Self::of::<u32, u64>(MapType::PerCpuArray, COUNTERS, 0)),
-    ];
-
-    const fn of<K, V>(kind: MapType, max_entries: u32, flags: u32) -> Self {
-        Self { kind, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, max_entries, flags }
-    }
-
-    fn of_open(map: &OwnedFd) -> Result<Self, MapError> {
-        let map = MapData::from_fd(map.try_clone().map_err(MapError::IoError)?)?;
-        let info = map.info()?;
-        Ok(Self {
-            kind: info.map_type()?,
-            key_size: info.key_size(),
-            value_size: info.value_size(),
-            max_entries: info.max_entries(),
-            flags: info.map_flags(),
-        })
-    }
-}
-
-impl fmt::Display for MapShape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, key_size, value_size, max_entries, flags } = self;
-        write!(f, "{kind:?}, key {key_size}, value {value_size}, {max_entries} entries, flags {flags:#x}")
-    }
-}
 
 /// A pinned map that cannot be used.
 #[derive(Debug, thiserror::Error)]

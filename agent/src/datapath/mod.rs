@@ -12,6 +12,7 @@ pub mod interest;
 mod ipsec;
 pub mod kernel;
 mod links;
+pub mod map_shapes;
 pub mod maps;
 mod masquerade;
 mod netfilter;

@@ -96,7 +96,7 @@ pub struct ServicePort {
 }
 
 /// An EndpointSlice with IP addresses that belongs to a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Slice {
     /// Its name.
     pub name: ObjectName,

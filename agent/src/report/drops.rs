@@ -124,6 +124,29 @@ fn next_step(reason: DropReason) -> &'static str {
             "Normal where routers between the nodes mark congestion instead of dropping: for such a packet the mark is the loss. If it is \
              much, the network between the nodes is full"
         }
+        DropReason::ServiceRefused => {
+            "Normal while a Service has no ready endpoint. `weft services` shows which have none and why; else somebody dials a port that \
+             the Service does not have"
+        }
+        DropReason::NoLocalEndpoint => {
+            "The traffic policy of a Service is Local, and none of its endpoints is on this node. `weft services` shows which; run one on \
+             each node with clients, or set the policy to Cluster"
+        }
+        DropReason::SourceRange => {
+            "Nothing, if the client is to be kept out; else add its address to loadBalancerSourceRanges of the Service"
+        }
+        DropReason::ServiceUnallocated => {
+            "Somebody uses the address of a Service that is gone, or never was. from_pod: `weft pods` shows under DROPPED which pod; \
+             `tcpdump -ni DEVICE` shows the address"
+        }
+        DropReason::ServiceFragment => {
+            "A client sends UDP packets larger than its MTU to a Service; only the first piece of such a packet has ports. `weft pods` \
+             shows under DROPPED which pod; it must send smaller ones"
+        }
+        DropReason::FlowTableFull => {
+            "More flows through Services than this node can tell apart. `weft pods` shows under DROPPED who opens them; let clients keep \
+             connections, or spread them over more nodes"
+        }
     }
 }
 

@@ -37,6 +37,10 @@ mod overlay;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod service;
+#[cfg(target_arch = "bpf")]
+mod service_maps;
+#[cfg(target_arch = "bpf")]
 mod size;
 #[cfg(target_arch = "bpf")]
 mod to_pod;

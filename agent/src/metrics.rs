@@ -211,7 +211,7 @@ mod tests {
             ..Node::default()
         };
         let nodes = [node("one", 1), node("two", 2)].map(|node| (node.name.clone(), node));
-        let cluster = Cluster { nodes: BTreeMap::from(nodes), problems: Vec::new() };
+        let cluster = Cluster { nodes: BTreeMap::from(nodes), problems: Vec::new(), ..Cluster::default() };
         let plan = plan::plan(&cluster, "one").unwrap();
         let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
         let desired =

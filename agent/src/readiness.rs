@@ -63,12 +63,14 @@ mod tests {
     use crate::overlay::way::Ways;
 
     fn snapshot(failures: Vec<Failure>, installation: Option<Vec<Problem>>, node: Node) -> Snapshot {
-        let cluster = Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new() };
+        let cluster =
+            Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new(), ..Cluster::default() };
         let plan = crate::overlay::plan::Plan {
             name: "one".to_owned(),
             internal_ips: Vec::new(),
             pod_cidrs: Vec::new(),
             peers: BTreeMap::new(),
+            service_cidrs: None,
             problems: Vec::new(),
         };
         let comparison = Comparison {

@@ -233,7 +233,7 @@ prop_compose! {
         ipv6 in any::<bool>(),
     ) -> Cluster {
         let mut nodes: BTreeMap<String, Node> = peers.into_iter().map(|(name, (internal_ips, pod_cidrs, deleting, created))| {
-            (name.clone(), Node { name, internal_ips, pod_cidrs, deleting, created, network_unavailable: None })
+            (name.clone(), Node { name, internal_ips, pod_cidrs, deleting, created, ..Node::default() })
         }).collect();
         let mut pod_cidrs = vec!["10.244.100.0/24".parse().unwrap()];
         if ipv6 {
@@ -242,7 +242,7 @@ prop_compose! {
         nodes.insert("one".to_owned(), Node {
             name: "one".to_owned(), internal_ips: vec!["192.0.2.100".parse().unwrap()], pod_cidrs, ..Node::default()
         });
-        Cluster { nodes, problems: Vec::new() }
+        Cluster { nodes, problems: Vec::new(), ..Cluster::default() }
     }
 }
 
@@ -337,7 +337,7 @@ fn two_nodes() -> Cluster {
         };
         (name.to_owned(), node)
     };
-    Cluster { nodes: BTreeMap::from([node("one", 1), node("two", 2)]), problems: Vec::new() }
+    Cluster { nodes: BTreeMap::from([node("one", 1), node("two", 2)]), problems: Vec::new(), ..Cluster::default() }
 }
 
 #[tokio::test]

@@ -83,7 +83,11 @@ fn cluster(deleting: bool) -> Option<Arc<Cluster>> {
         deleting,
         ..Node::default()
     };
-    Some(Arc::new(Cluster { nodes: BTreeMap::from([("one".to_owned(), node)]), problems: Vec::new() }))
+    Some(Arc::new(Cluster {
+        nodes: BTreeMap::from([("one".to_owned(), node)]),
+        problems: Vec::new(),
+        ..Cluster::default()
+    }))
 }
 
 #[tokio::test(start_paused = true)]

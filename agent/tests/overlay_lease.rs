@@ -40,7 +40,7 @@ fn cluster() -> Option<Arc<Cluster>> {
         ..Node::default()
     };
     let nodes = BTreeMap::from([("one", 1), ("two", 2)].map(|(name, number)| (name.to_owned(), node(name, number))));
-    Some(Arc::new(Cluster { nodes, problems: Vec::new() }))
+    Some(Arc::new(Cluster { nodes, problems: Vec::new(), ..Cluster::default() }))
 }
 
 /// An agent that lives for this long; it has heard of the cluster, or not.

@@ -244,6 +244,29 @@ fn a_new_gateway_is_there_before_routes_name_it_and_the_old_one_goes_last() {
 }
 
 #[test]
+fn addresses_of_services_never_leave_by_the_default_route_and_stay_so_while_an_agent_starts() {
+    let mut cluster = cluster([node("one", "192.0.2.1", "10.244.1.0/24")]);
+    let ranges = BTreeSet::from([net("10.96.0.0/12"), net("fd00:96::/108")]);
+    cluster.service_cidrs = Some(ranges.clone());
+    let full = state(&plan(&cluster, "one").unwrap());
+    for range in &ranges {
+        assert_eq!(full.routes.get(range), Some(&RouteKind::Unreachable), "{range}");
+    }
+
+    // The next agent does not know the ranges yet.
+    cluster.service_cidrs = None;
+    let unknown = plan(&cluster, "one").unwrap();
+    let next = |observed| desired(&unknown, &underlay(), &Ways::default(), &PodDevices::default(), observed);
+    assert_eq!(next(&full).routes, full.routes);
+    assert!(!next(&OverlayState::default()).routes.contains_key(&net("10.96.0.0/12")));
+
+    // A range that was deleted is nobody's any more.
+    cluster.service_cidrs = Some(BTreeSet::from([net("fd00:96::/108")]));
+    let changes = diff(&state(&plan(&cluster, "one").unwrap()), &full);
+    assert_eq!(changes, [Change::RemoveRoute(net("10.96.0.0/12"))]);
+}
+
+#[test]
 fn an_underlay_that_leaves_ipv6_pods_too_little_is_named() {
     let of = |pod_cidrs| plan(&cluster([node("one", "192.0.2.1", pod_cidrs)]), "one").unwrap();
     let small = Underlay { device: "eth0".to_owned(), mtu: 1320 };

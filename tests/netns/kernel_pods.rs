@@ -110,7 +110,7 @@ impl<'a> PodNode<'a> {
             ..Node::default()
         };
         let nodes = [node(1), node(2)].map(|node| (node.name.clone(), node));
-        let cluster = Cluster { nodes: BTreeMap::from(nodes), problems: Vec::new() };
+        let cluster = Cluster { nodes: BTreeMap::from(nodes), problems: Vec::new(), ..Cluster::default() };
         self.session.wait(agent.pass(&cluster))
     }
 

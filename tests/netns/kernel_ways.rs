@@ -32,7 +32,7 @@ fn plan_with(peer: &[IpAddr]) -> Plan {
     };
     let own = [4, 6].map(|family| internal_ip(1, family)).to_vec();
     let nodes = BTreeMap::from([node("one", 1, own), node("peer", 2, peer.to_vec())]);
-    plan::plan(&Cluster { nodes, problems: Vec::new() }, "one").unwrap()
+    plan::plan(&Cluster { nodes, problems: Vec::new(), ..Cluster::default() }, "one").unwrap()
 }
 
 fn ways(session: &Session, peer: IpAddr) -> Ways {

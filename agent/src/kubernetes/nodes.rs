@@ -45,6 +45,7 @@ impl Nodes {
         let cluster = Cluster {
             nodes: self.current.iter().map(|(name, (node, _))| (name.clone(), node.clone())).collect(),
             problems: self.current.values().flat_map(|(_, problems)| problems.clone()).collect(),
+            ..Cluster::default()
         };
         self.sender.send_if_modified(|published| {
             let differs = published.as_deref() != Some(&cluster);

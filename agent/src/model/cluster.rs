@@ -1,6 +1,6 @@
 //! The nodes of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -20,6 +20,10 @@ pub struct Node {
     pub network_unavailable: Option<String>,
     /// Somebody asked for its deletion, and something still holds it.
     pub deleting: bool,
+    /// The cluster autoscaler is about to delete its machine.
+    pub tainted_for_deletion: bool,
+    /// Its zone, by the label topology.kubernetes.io/zone.
+    pub zone: Option<String>,
     /// When the object was created, in seconds since 1970. Decides between nodes that claim the same address.
     pub created: i64,
 }
@@ -31,4 +35,6 @@ pub struct Cluster {
     pub nodes: BTreeMap<String, Node>,
     /// Fields of these nodes that made no sense and were left out.
     pub problems: Vec<Problem>,
+    /// The ranges of Services' cluster IPs; `None` while they were not listed yet.
+    pub service_cidrs: Option<BTreeSet<IpNetwork>>,
 }

@@ -111,7 +111,11 @@ mod tests {
     }
 
     fn cluster(nodes: impl IntoIterator<Item = Node>) -> Cluster {
-        Cluster { nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(), problems: Vec::new() }
+        Cluster {
+            nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
+            problems: Vec::new(),
+            ..Cluster::default()
+        }
     }
 
     fn networks(texts: &[&str]) -> Vec<IpNetwork> {

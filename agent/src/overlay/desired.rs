@@ -20,8 +20,9 @@ const IPV6_MINIMUM_MTU: u32 = 1280;
 /// The smallest that IPv4 allows (RFC 791).
 const IPV4_MINIMUM_MTU: u32 = 68;
 
-/// The state that should be there. Of what is there, `observed`, only two things have a say: the sysctls of
-/// [`sysctls::watched`], and which host sides of the recorded pod interfaces exist.
+/// The state that should be there. Of what is there, `observed`, only three things have a say: the sysctls of
+/// [`sysctls::watched`], which host sides of the recorded pod interfaces exist, and, while the ranges of cluster IPs are not known, the
+/// routes that an earlier agent made for them.
 pub fn desired(
     plan: &Plan,
     underlay: &Underlay,
@@ -46,6 +47,7 @@ pub fn desired(
     };
     add_this_node(&mut state, plan);
     add_peers(&mut state, plan, ways);
+    add_service_cidrs(&mut state, plan, observed);
     state
 }
 
@@ -128,5 +130,18 @@ fn add_peers(state: &mut OverlayState, plan: &Plan, ways: &Ways) {
             };
             (*pod_cidr, route)
         }));
+    }
+}
+
+/// What programs do not translate must not leave by the default route: nobody out there has an address of a Service. Routes of
+/// pods and nodes are more specific, or win by their place in the map.
+fn add_service_cidrs(state: &mut OverlayState, plan: &Plan, observed: &OverlayState) {
+    let is_unreachable = |kind: &RouteKind| matches!(kind, RouteKind::Unreachable);
+    let known: Vec<IpNetwork> = match &plan.service_cidrs {
+        Some(ranges) => ranges.iter().copied().collect(),
+        None => observed.routes.iter().filter(|(_, kind)| is_unreachable(kind)).map(|(range, _)| *range).collect(),
+    };
+    for range in known {
+        state.routes.entry(range).or_insert(RouteKind::Unreachable);
     }
 }

@@ -1,6 +1,6 @@
 //! How this node reaches every other one: pure arithmetic over the cluster, before any device is looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -29,6 +29,8 @@ pub struct Plan {
     pub pod_cidrs: Vec<IpNetwork>,
     /// All other nodes, by name.
     pub peers: BTreeMap<String, Peer>,
+    /// The ranges of Services' cluster IPs; `None` while they are not known.
+    pub service_cidrs: Option<BTreeSet<IpNetwork>>,
     /// What is wrong without being in the way.
     pub problems: Vec<Problem>,
 }
@@ -112,7 +114,9 @@ pub fn plan(cluster: &Cluster, name: &str) -> Result<Plan, Blocked> {
         peers.insert(peer.to_owned(), Peer { internal_ips, pod_cidrs, tunnel });
     }
     problems.sort();
-    Ok(Plan { name: name.to_owned(), internal_ips: own.internal_ips, pod_cidrs: own.pod_cidrs, peers, problems })
+    let Owned { internal_ips, pod_cidrs } = own;
+    let service_cidrs = cluster.service_cidrs.clone();
+    Ok(Plan { name: name.to_owned(), internal_ips, pod_cidrs, peers, service_cidrs, problems })
 }
 
 fn missing_on_this_node(name: &str, own: &Owned) -> Vec<Problem> {

@@ -24,7 +24,7 @@ fn two_peers() -> Plan {
         // Without an InternalIP there is no way to ask for.
         node("zero", "10.244.7.0/24", &[]),
     ];
-    plan::plan(&Cluster { nodes: BTreeMap::from(nodes), problems: Vec::new() }, "one").unwrap()
+    plan::plan(&Cluster { nodes: BTreeMap::from(nodes), problems: Vec::new(), ..Cluster::default() }, "one").unwrap()
 }
 
 fn route(devices: &[u32]) -> RouteAnswer {

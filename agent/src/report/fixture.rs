@@ -19,8 +19,11 @@ pub(super) fn compared() -> (Plan, OverlayState) {
         ..Node::default()
     };
     let nodes = [node("one", 1), node("two", 2), node("three", 3)];
-    let cluster =
-        Cluster { nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(), problems: vec![] };
+    let cluster = Cluster {
+        nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
+        problems: vec![],
+        ..Cluster::default()
+    };
     let plan = plan::plan(&cluster, "one").unwrap();
     let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };
     let state = desired::desired(&plan, &underlay, &Ways::default(), &PodDevices::default(), &OverlayState::default());

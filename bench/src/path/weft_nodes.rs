@@ -103,7 +103,7 @@ fn converge(addresses: Addresses, number: usize, fast: bool, state: &Path, pins:
         ..Node::default()
     };
     let nodes = BTreeMap::from([1, 2].map(|number| (node_name(number), node(number))));
-    let cluster = Cluster { nodes, problems: Vec::new() };
+    let cluster = Cluster { nodes, problems: Vec::new(), ..Cluster::default() };
     std::fs::create_dir_all(state)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let fast_path = if fast { FastPath::Allowed } else { FastPath::SwitchedOff };

@@ -65,7 +65,7 @@ pub mod map {
     pub const NEW_FLOWS: &str = "NEW_FLOWS";
     /// LRU hash: [`crate::services::SocketFlowKey`] -> [`crate::services::SocketFlow`]. Written by programs.
     pub const SOCKET_FLOWS: &str = "SOCKET_FLOWS";
-    /// Socket storage: what a connected socket dialled, as [`crate::services::SocketFlow`]. Written by programs.
+    /// Socket storage: what a connected socket dialled, as [`crate::services::SocketPeer`]. Written by programs.
     pub const SOCKET_PEERS: &str = "SOCKET_PEERS";
     /// Per-CPU array of connections and messages refused or dropped at sockets, by reason. Written by programs.
     pub const SOCKET_DROPS: &str = "SOCKET_DROPS";

@@ -217,7 +217,7 @@ pub const TO_SERVICE: u8 = 1;
 /// The peer is a backend; the value is what the process dialled.
 pub const FROM_BACKEND: u8 = 2;
 
-/// Value of SOCKET_FLOWS, and of SOCKET_PEERS for connected sockets (there: what was dialled).
+/// Value of SOCKET_FLOWS.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketFlow {
@@ -231,6 +231,23 @@ pub struct SocketFlow {
     pub set: u8,
     /// Zero.
     pub zero: [u8; 5],
+}
+
+/// Value of SOCKET_PEERS: what a connected socket dialled. It holds as long as the backend is the socket's peer: a socket can be
+/// connected again, or that may fail.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketPeer {
+    /// The service address that was dialled.
+    pub dialled: AddressBytes,
+    /// The backend's address.
+    pub backend: AddressBytes,
+    /// The port that was dialled.
+    pub dialled_port: PortBytes,
+    /// The backend's port.
+    pub backend_port: PortBytes,
+    /// Zero.
+    pub zero: [u8; 4],
 }
 
 /// Key of FLOWS and NEW_FLOWS: a packet of a translated flow as it arrives, in either direction.
@@ -296,6 +313,7 @@ const _: () = assert!(size_of::<ServicesConfig>() == 80);
 const _: () = assert!(size_of::<PodAddresses>() == 32);
 const _: () = assert!(size_of::<SocketFlowKey>() == 32);
 const _: () = assert!(size_of::<SocketFlow>() == 32);
+const _: () = assert!(size_of::<SocketPeer>() == 40);
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<Flow>() == 56);
 

@@ -10,7 +10,7 @@ use weft_common::services::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS,
     MAX_FRONTENDS, MAX_NEW_FLOWS, MAX_POD_NAMESPACES, MAX_SERVICE_CIDRS, MAX_SERVICES, MAX_SERVING, MAX_SOCKET_FLOWS,
     MAX_SOURCE_RANGES, PodAddresses, Service, ServicesConfig, Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey,
-    SourceRangeKey,
+    SocketPeer, SourceRangeKey,
 };
 
 use crate::address::Address;
@@ -42,7 +42,7 @@ static NEW_FLOWS: LruHashMap<FlowKey, Flow, { MAX_NEW_FLOWS as usize }> = LruHas
 #[btf_map]
 static SOCKET_FLOWS: LruHashMap<SocketFlowKey, SocketFlow, { MAX_SOCKET_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
-static SOCKET_PEERS: SkStorage<SocketFlow> = SkStorage::new();
+static SOCKET_PEERS: SkStorage<SocketPeer> = SkStorage::new();
 #[btf_map]
 static SOCKET_DROPS: PerCpuArray<u64, { REASONS_MAX as usize }> = PerCpuArray::new();
 
@@ -138,7 +138,7 @@ pub(crate) const fn socket_flows() -> &'static LruHashMap<SocketFlowKey, SocketF
 
 /// What connected sockets dialled.
 #[inline(always)]
-pub(crate) const fn socket_peers() -> &'static SkStorage<SocketFlow> {
+pub(crate) const fn socket_peers() -> &'static SkStorage<SocketPeer> {
     &SOCKET_PEERS
 }
 

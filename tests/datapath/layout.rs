@@ -11,7 +11,7 @@ use weft_common::reason::{DropReason, Program, SOCKET, counter_index};
 use weft_common::services::{
     Affinity, AffinityKey, Backend, BackendSet, FROM_BACKEND, Flow, FlowKey, Frontend, FrontendKey, IN_CLUSTER,
     IN_LOCAL, PodAddresses, SOCKETS_OF_HOST_ONLY, Service, ServicesConfig, Serving, ServingKey, SlotKey, SocketFlow,
-    SocketFlowKey, SourceRangeKey, TO_SERVICE, flow, frontend, service,
+    SocketFlowKey, SocketPeer, SourceRangeKey, TO_SERVICE, flow, frontend, service,
 };
 
 macro_rules! at {
@@ -74,6 +74,10 @@ const FIELDS: &[(&str, usize)] = &[
     at!(SocketFlow, address),
     at!(SocketFlow, port),
     at!(SocketFlow, set),
+    at!(SocketPeer, dialled),
+    at!(SocketPeer, backend),
+    at!(SocketPeer, dialled_port),
+    at!(SocketPeer, backend_port),
     at!(FlowKey, source),
     at!(FlowKey, destination),
     at!(FlowKey, source_port),

@@ -22,7 +22,8 @@ use crate::datapath::old_layouts::OldLayouts;
 use crate::datapath::requirements::Requirements;
 use crate::datapath::{object, probe, programs};
 use crate::install::{Installer, Places};
-use crate::kubernetes::connect;
+use crate::kubernetes::connect::{self, Server};
+use crate::kubernetes::servers::Servers;
 use crate::kubernetes::watch::{self as kubernetes_watch, ApiServer};
 use crate::metrics::{self, Metrics};
 use crate::model::problem::Problem;
@@ -80,9 +81,10 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let server =
         connect::choose(config.api_server(), config.bootstrap_file.as_deref(), |name| std::env::var(name).ok())?;
     info!(object = "API server", address = server.url, source = server.source, "chosen");
-    let connect = async || connect::client(&server, &config.service_account_directory).await;
+    let connect = async |server: &Server| connect::client(server, &config.service_account_directory).await;
     // What cannot work at all ends the agent here, with its reason. Nobody is asked anything yet.
-    connect().await?;
+    connect(&server).await?;
+    let servers = Servers::new(server.clone(), connect);
 
     let (cluster_sender, cluster) = watch::channel(None);
     let (api_sender, api_server) = watch::channel(ApiServer::new(server.url.clone(), server.source.clone()));
@@ -111,7 +113,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let admin = admin::serve(listener, view, config.state_directory.clone(), question_sender);
 
     // API server -> watch -> cluster -> reconcile -> kernel.
-    let watch = kubernetes_watch::nodes(connect, cluster_sender, api_sender);
+    let watch = kubernetes_watch::nodes(&servers, cluster_sender, api_sender);
     let records = StateDirectory(config.state_directory.clone());
     let reconciler = Reconciler::new(&kernel, records, config.node_name.clone(), fast_path);
     let reconcile = driver::run(reconciler, cluster, disturbances.as_mut(), questions, snapshot_sender, after_pass);

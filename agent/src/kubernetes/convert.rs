@@ -5,9 +5,16 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use super::addresses::is_unicast;
+use super::metadata::label;
 use super::node_object::NodeObject;
 use crate::model::cluster::Node;
 use crate::model::problem::Problem;
+
+/// The label with a Node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The taint that the cluster autoscaler sets before it deletes a machine.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// The node, and what of the object had to be left out.
 pub fn node(object: &NodeObject) -> (Node, Vec<Problem>) {
@@ -18,6 +25,8 @@ pub fn node(object: &NodeObject) -> (Node, Vec<Problem>) {
         pod_cidrs: pod_cidrs(object, &name, &mut problems),
         network_unavailable: network_unavailable(object),
         deleting: object.metadata.deletion_timestamp.is_some(),
+        tainted_for_deletion: object.spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED),
+        zone: label(&object.metadata, ZONE).filter(|zone| !zone.is_empty()).cloned(),
         created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         name,
     };
@@ -79,16 +88,6 @@ fn parse_pod_cidr(text: &str) -> Result<IpNetwork, String> {
         return Err("is too small: it needs room for the gateway and a pod".to_owned());
     }
     IpNetwork::new(base, network.prefix()).map_err(|error| error.to_string())
-}
-
-/// An address that a packet between nodes or pods can carry.
-fn is_unicast(address: IpAddr) -> bool {
-    let special = address.is_unspecified() || address.is_loopback() || address.is_multicast();
-    match address {
-        IpAddr::V4(v4) => !special && !v4.is_broadcast() && !v4.is_link_local(),
-        // A v4-mapped address would be taken for an IPv4 one in the maps' keys.
-        IpAddr::V6(v6) => !special && v6.to_ipv4_mapped().is_none() && !v6.is_unicast_link_local(),
-    }
 }
 
 fn network_unavailable(object: &NodeObject) -> Option<String> {
@@ -157,6 +156,22 @@ mod tests {
         assert_eq!(problems.len(), 7, "{problems:#?}");
         assert!(problems.iter().all(|problem| problem.object == "Node bad" && !problem.next_step.is_empty()));
         assert!(problems.iter().any(|problem| problem.reason.contains("127.0.0.1")));
+    }
+
+    #[test]
+    fn zone_and_the_autoscalers_taint_are_read() {
+        let (node, problems) = convert(json!({
+            "metadata": {"name": "one", "labels": {"topology.kubernetes.io/zone": "west-1", "zone": "no"}},
+            "spec": {"taints": [
+                {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
+                {"key": "ToBeDeletedByClusterAutoscaler", "value": "1790000000", "effect": "NoSchedule"}]},
+        }));
+        assert_eq!((node.zone.as_deref(), node.tainted_for_deletion, problems.len()), (Some("west-1"), true, 0));
+        let (node, _) = convert(json!({
+            "metadata": {"name": "one", "labels": {"topology.kubernetes.io/zone": ""}},
+            "spec": {"taints": [{"key": "CriticalAddonsOnly", "effect": "NoSchedule"}]},
+        }));
+        assert_eq!((node.zone, node.tainted_for_deletion), (None, false));
     }
 
     #[test]

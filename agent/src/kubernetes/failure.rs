@@ -1,7 +1,42 @@
 //! What a request to the API server failed with, in words for whoever must act.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+/// What was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// A whole list of a resource.
+    List(&'static str),
+    /// A watch of a resource.
+    Watch(&'static str),
+    /// The version: whether somebody is there.
+    Version,
+    /// A client, before anything is asked.
+    Connect,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::List(resource) => write!(f, "list {resource}"),
+            Self::Watch(resource) => write!(f, "watch {resource}"),
+            Self::Version => f.write_str("ask for the version"),
+            Self::Connect => f.write_str("connect"),
+        }
+    }
+}
+
+impl Operation {
+    /// What was asked for, for whoever gives rights.
+    fn resource(self) -> &'static str {
+        match self {
+            Self::List(resource) | Self::Watch(resource) => resource,
+            Self::Version | Self::Connect => "its resources",
+        }
+    }
+}
 
 /// The kinds that ask for different people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +53,8 @@ pub(super) enum Kind {
     Busy,
     /// The version that we know is too old for it, or too new (410, 504).
     Expired,
+    /// It does not have what we ask for (404): an older server.
+    Absent,
     /// Any other answer that is none: 500, or text that is no JSON.
     Answer,
 }
@@ -25,6 +62,8 @@ pub(super) enum Kind {
 /// A request that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
+    /// What was asked.
+    pub(super) operation: Operation,
     /// Whose turn it is.
     pub(super) kind: Kind,
     /// What was tried and what came of it.
@@ -45,13 +84,17 @@ pub(super) struct ComeLater {
 
 impl Failure {
     /// No answer at all.
-    pub(super) fn silence(operation: &str, waited: Duration) -> Self {
-        let reason = format!("{operation}: no answer within {} s", waited.as_secs());
-        Self { kind: Kind::Unreachable, reason, retry_after: None }
+    pub(super) fn silence(operation: Operation, waited: Duration) -> Self {
+        Self::new(operation, Kind::Unreachable, format_args!("no answer within {} s", waited.as_secs()))
+    }
+
+    /// Of a kind, with what came of it.
+    pub(super) fn new(operation: Operation, kind: Kind, reason: impl fmt::Display) -> Self {
+        Self { operation, kind, reason: format!("{operation}: {reason}"), retry_after: None }
     }
 
     /// What kube says of a request.
-    pub(super) fn of(operation: &str, error: &kube::Error) -> Self {
+    pub(super) fn of(operation: Operation, error: &kube::Error) -> Self {
         let text = with_causes(error);
         let (kind, retry_after) = match error {
             kube::Error::Api(status) => return Self::of_status(operation, status),
@@ -62,14 +105,15 @@ impl Failure {
             kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => (unreachable_or_untrusted(&text), None),
             _ => (Kind::Answer, None),
         };
-        Self { kind, reason: format!("{operation}: {text}"), retry_after }
+        Self { retry_after, ..Self::new(operation, kind, text) }
     }
 
     /// An answer that says no.
-    pub(super) fn of_status(operation: &str, status: &kube::core::Status) -> Self {
+    pub(super) fn of_status(operation: Operation, status: &kube::core::Status) -> Self {
         let kind = match status.code {
             401 => Kind::Unauthorized,
             403 => Kind::Forbidden,
+            404 => Kind::Absent,
             429 => Kind::Busy,
             410 => Kind::Expired,
             // "Too large resource version": the server's state is older than what we know.
@@ -79,15 +123,14 @@ impl Failure {
         let seconds = status.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0);
         let words = if status.message.is_empty() { &status.reason } else { &status.message };
         Self {
-            kind,
-            reason: format!("{operation}: the server answered {}: {words}", status.code),
             retry_after: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            ..Self::new(operation, kind, format_args!("the server answered {}: {words}", status.code))
         }
     }
 
     /// Who must do what.
-    pub(super) fn next_step(&self) -> &'static str {
-        match self.kind {
+    pub(super) fn next_step(&self) -> Cow<'static, str> {
+        let words = match self.kind {
             Kind::Unreachable => {
                 "see that the API server runs, and that this node reaches the address (curl -k <address>/version)"
             }
@@ -99,13 +142,18 @@ impl Failure {
                 "the token of the agent's ServiceAccount is not of this cluster, or has expired: if it lasts, delete the agent's pod"
             }
             Kind::Forbidden => {
-                "the ClusterRole weft-agent and its ClusterRoleBinding must allow get, list and watch of nodes: apply weft's \
-                 manifests again"
+                return Cow::Owned(format!(
+                    "the ClusterRole weft-agent and its ClusterRoleBinding must allow get, list and watch of {}: apply weft's \
+                     manifests again",
+                    self.operation.resource()
+                ));
             }
             Kind::Busy => "nothing: the API server has too much to do, and the agent waits as long as it asks",
-            Kind::Expired => "nothing: the agent lists the nodes anew",
+            Kind::Expired => "nothing: the agent lists anew",
+            Kind::Absent => "see that the address is that of a Kubernetes API server, and of nothing in front of it",
             Kind::Answer => "see the API server's log",
-        }
+        };
+        Cow::Borrowed(words)
     }
 
     /// Whether the server may be another when it is back: one with an older state, from a backup. Who refuses us by name is
@@ -144,9 +192,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    const LIST: Operation = Operation::List("nodes");
+
     fn status(code: u16, message: &str) -> Failure {
         let status = kube::core::Status::failure(message, "").with_code(code);
-        Failure::of("list nodes", &kube::Error::Api(status.boxed()))
+        Failure::of(LIST, &kube::Error::Api(status.boxed()))
     }
 
     #[test]
@@ -155,6 +205,10 @@ mod tests {
         for word in ["list nodes", "403", "cannot list resource", "ClusterRole weft-agent"] {
             assert!(forbidden.contains(word), "{forbidden}");
         }
+        let slices = Operation::Watch("endpointslices.discovery.k8s.io");
+        let error = kube::Error::Api(kube::core::Status::failure("no", "").with_code(403).boxed());
+        let forbidden = Failure::of(slices, &error).to_string();
+        assert!(forbidden.contains("list and watch of endpointslices.discovery.k8s.io: apply"), "{forbidden}");
         let unauthorized = status(401, "Unauthorized").to_string();
         assert!(unauthorized.contains("token") && unauthorized.contains("ServiceAccount"), "{unauthorized}");
     }
@@ -169,17 +223,17 @@ mod tests {
     #[test]
     fn a_request_to_wait_is_read_from_the_header_and_from_the_body() {
         let later = ComeLater { code: 429, retry_after: Duration::from_secs(7) };
-        let failure = Failure::of("list nodes", &kube::Error::Service(Box::new(later)));
+        let failure = Failure::of(LIST, &kube::Error::Service(Box::new(later)));
         assert_eq!((failure.kind, failure.retry_after), (Kind::Busy, Some(Duration::from_secs(7))));
         let status: kube::core::Status =
             serde_json::from_value(serde_json::json!({"code": 503, "details": {"retryAfterSeconds": 3}})).unwrap();
-        let failure = Failure::of_status("list nodes", &status);
+        let failure = Failure::of_status(LIST, &status);
         assert_eq!((failure.kind, failure.retry_after), (Kind::Answer, Some(Duration::from_secs(3))));
     }
 
     #[test]
     fn a_certificate_that_is_not_trusted_is_told_from_a_server_that_is_away() {
-        let of = |words: &'static str| Failure::of("list nodes", &kube::Error::Service(words.into()));
+        let of = |words: &'static str| Failure::of(LIST, &kube::Error::Service(words.into()));
         assert_eq!(of("client error (Connect): invalid peer certificate: UnknownIssuer").kind, Kind::Certificate);
         assert_eq!(of("client error (Connect): Connection refused (os error 111)").kind, Kind::Unreachable);
     }

@@ -1,14 +1,25 @@
 //! The API server: the only place that knows Kubernetes' types. Objects leave it as [`crate::model`].
 
+mod addresses;
 mod backoff;
+mod cidrs;
 pub mod connect;
 pub mod contact;
 pub mod convert;
+pub mod convert_service;
+pub mod convert_slice;
 mod failure;
+mod metadata;
 pub mod node_object;
 mod nodes;
 mod presence;
+pub mod servers;
+pub mod service_cidr_object;
+pub mod service_object;
+mod services;
+pub mod slice_object;
 mod transport;
 pub mod watch;
 #[cfg(test)]
 mod watch_tests;
+mod watcher;

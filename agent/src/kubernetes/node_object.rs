@@ -4,11 +4,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::Deserialize;
 
+use super::metadata;
+
 /// `v1/Node`.
 #[derive(Clone, Debug, Default, Deserialize, Resource)]
 #[resource(inherit = "k8s_openapi::api::core::v1::Node")]
 pub struct NodeObject {
     /// `metadata`.
+    #[serde(deserialize_with = "metadata::slim")]
     pub metadata: ObjectMeta,
     /// `spec`.
     #[serde(default)]
@@ -28,6 +31,17 @@ pub struct NodeSpec {
     /// All podCIDRs.
     #[serde(default, rename = "podCIDRs")]
     pub pod_cidrs: Option<Vec<String>>,
+    /// Taints.
+    #[serde(default)]
+    pub taints: Option<Vec<Taint>>,
+}
+
+/// A taint of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Taint {
+    /// Its key.
+    #[serde(default)]
+    pub key: String,
 }
 
 /// `status` of a Node.

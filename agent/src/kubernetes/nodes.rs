@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::contact::Voice;
 use super::convert;
 use super::node_object::NodeObject;
+use super::watcher::Keep;
 use crate::model::cluster::{Cluster, Node};
 use crate::model::problem::Problem;
 
@@ -19,25 +21,6 @@ pub(super) struct Nodes {
 impl Nodes {
     pub(super) fn new(sender: watch::Sender<Option<Arc<Cluster>>>) -> Self {
         Self { current: BTreeMap::new(), sender }
-    }
-
-    /// A whole list: it is the truth, whatever we knew before. Where this node is not in it, nothing is changed (see
-    /// [`crate::overlay::plan`]).
-    pub(super) fn replace(&mut self, list: &[NodeObject]) {
-        self.current = list.iter().map(entry).collect();
-        self.publish();
-    }
-
-    /// A Node was made or changed.
-    pub(super) fn set(&mut self, object: &NodeObject) {
-        self.current.extend([entry(object)]);
-        self.publish();
-    }
-
-    /// A Node was deleted.
-    pub(super) fn remove(&mut self, object: &NodeObject) {
-        self.current.remove(object.metadata.name.as_deref().unwrap_or_default());
-        self.publish();
     }
 
     /// Nodes send a sign of life every few minutes: only what means something to us is published.
@@ -57,9 +40,32 @@ impl Nodes {
     }
 }
 
-fn entry(object: &NodeObject) -> (String, (Node, Vec<Problem>)) {
-    let (node, problems) = convert::node(object);
-    (node.name.clone(), (node, problems))
+impl Keep for Nodes {
+    type Object = NodeObject;
+    type Entry = (String, (Node, Vec<Problem>));
+    const RESOURCE: &'static str = "nodes";
+    const VOICE: Voice = Voice::Server;
+
+    fn convert(&self, object: &NodeObject) -> Self::Entry {
+        let (node, problems) = convert::node(object);
+        (node.name.clone(), (node, problems))
+    }
+
+    /// Where this node is not in it, nothing is changed (see [`crate::overlay::plan`]).
+    async fn replace(&mut self, list: Vec<Self::Entry>) {
+        self.current = list.into_iter().collect();
+        self.publish();
+    }
+
+    async fn set(&mut self, entry: Self::Entry) {
+        self.current.extend([entry]);
+        self.publish();
+    }
+
+    async fn remove(&mut self, object: &NodeObject) {
+        self.current.remove(object.metadata.name.as_deref().unwrap_or_default());
+        self.publish();
+    }
 }
 
 #[cfg(test)]
@@ -73,28 +79,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_list_replaces_what_was_known_before() {
+    fn list(nodes: &Nodes, names: &[&str]) -> Vec<<Nodes as Keep>::Entry> {
+        names.iter().map(|name| nodes.convert(&object(name))).collect()
+    }
+
+    #[tokio::test]
+    async fn a_list_replaces_what_was_known_before() {
         let (sender, receiver) = watch::channel(None);
         let mut nodes = Nodes::new(sender);
-        nodes.replace(&[object("one"), object("two")]);
-        nodes.replace(&[object("two")]);
-        nodes.set(&object("three"));
+        nodes.replace(list(&nodes, &["one", "two"])).await;
+        nodes.replace(list(&nodes, &["two"])).await;
+        nodes.set(nodes.convert(&object("three"))).await;
         let cluster = receiver.borrow().clone().unwrap();
         assert_eq!(cluster.nodes.keys().collect::<Vec<_>>(), ["three", "two"]);
-        nodes.remove(&object("two"));
-        nodes.remove(&object("three"));
+        nodes.remove(&object("two")).await;
+        nodes.remove(&object("three")).await;
         assert!(receiver.borrow().clone().unwrap().nodes.is_empty());
     }
 
-    #[test]
-    fn a_heartbeat_of_a_node_that_changes_nothing_for_us_is_not_published() {
+    #[tokio::test]
+    async fn a_heartbeat_of_a_node_that_changes_nothing_for_us_is_not_published() {
         let (sender, mut receiver) = watch::channel(None);
         let mut nodes = Nodes::new(sender);
-        nodes.set(&object("one"));
+        nodes.set(nodes.convert(&object("one"))).await;
         assert!(receiver.has_changed().unwrap());
         receiver.mark_unchanged();
-        nodes.set(&object("one"));
+        nodes.set(nodes.convert(&object("one"))).await;
         assert!(!receiver.has_changed().unwrap());
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::spread;
 use super::contact::Contact;
-use super::failure::Failure;
+use super::failure::{Failure, Operation};
 
 /// Silence of an open watch after which we ask.
 pub(super) const QUIET: Duration = Duration::from_secs(15);
@@ -63,7 +63,7 @@ pub(super) async fn supervised<T>(
                 let since = *unanswered.get_or_insert_with(Instant::now);
                 if since.elapsed() >= PATIENCE {
                     lost = true;
-                    contact.failed(&Failure::silence("ask for the version", since.elapsed()), since);
+                    contact.failed(&Failure::silence(Operation::Version, since.elapsed()), since);
                 }
                 questions.push(ask(client));
                 next = Instant::now() + spread(AGAIN / 2, AGAIN / 2);
@@ -76,7 +76,7 @@ pub(super) async fn supervised<T>(
 async fn ask(client: &kube::Client) -> Result<(), Failure> {
     match timeout(FORGOTTEN, client.apiserver_version()).await {
         Ok(Ok(_) | Err(kube::Error::Api(_))) => Ok(()),
-        Ok(Err(error)) => Err(Failure::of("ask for the version", &error)),
-        Err(_) => Err(Failure::silence("ask for the version", FORGOTTEN)),
+        Ok(Err(error)) => Err(Failure::of(Operation::Version, &error)),
+        Err(_) => Err(Failure::silence(Operation::Version, FORGOTTEN)),
     }
 }

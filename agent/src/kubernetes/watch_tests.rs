@@ -14,7 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::connect::Server;
 use super::contact::ApiServer;
+use super::servers::Servers;
 use super::{transport, watch as nodes_watch};
 use crate::model::cluster::Cluster;
 
@@ -221,9 +223,15 @@ impl Agent {
         let log = Log::default();
         let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
         let _logging = tracing::subscriber::set_default(subscriber);
-        let connect = async || Ok(world.client());
+        let configured = Server {
+            url: "https://api".to_owned(),
+            source: "a test".to_owned(),
+            certificate_authority_data: None,
+            tls_server_name: None,
+        };
+        let servers = Servers::new(configured, async |_: &Server| Ok(world.client()));
         tokio::select! {
-            () = nodes_watch::nodes(connect, cluster_sender, server_sender) => panic!("the watch ended"),
+            () = nodes_watch::nodes(&servers, cluster_sender, server_sender) => panic!("the watch ended"),
             () = test(Self { cluster, server, log }) => {}
         }
     }

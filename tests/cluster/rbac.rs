@@ -1,4 +1,5 @@
-//! What the agent may do: read Nodes, with the token that it really has, and nothing else. What its container holds besides.
+//! What the agent may do: read Nodes and what Services need, with the token that it really has, and nothing else. What its container
+//! holds besides.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use crate::fixture::Fixture;
 use crate::survival_agent::agent_process;
 
 pub(crate) const CASES: &[Case] = &[
-    ("the_agents_account_may_read_nodes_and_nothing_that_a_new_account_may_not", only_nodes),
+    ("the_agents_account_may_read_four_resources_and_nothing_that_a_new_account_may_not", only_what_it_watches),
     ("the_agents_token_is_refused_whatever_else_it_is_tried_on", refused),
     ("the_agents_container_holds_no_other_credential", no_other_credential),
 ];
@@ -28,9 +29,16 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// One permission: what an account may do, to what.
 type Permission = (String, String, String, String);
 
+/// What the agent watches: the group and the resource.
+const WATCHED: [(&str, &str); 4] =
+    [("", "nodes"), ("", "services"), ("discovery.k8s.io", "endpointslices"), ("networking.k8s.io", "servicecidrs")];
+
 /// What the agent is given beyond what every account has.
 fn wanted() -> BTreeSet<Permission> {
-    ["get", "list", "watch"].map(|verb| (verb.into(), String::new(), "nodes".into(), String::new())).into()
+    let of = |(group, resource): (&str, &str)| {
+        ["get", "list", "watch"].map(|verb| (verb.into(), group.into(), resource.into(), String::new()))
+    };
+    WATCHED.into_iter().flat_map(of).collect()
 }
 
 /// The token in the agent's container on the first node.
@@ -109,7 +117,7 @@ fn permissions(cluster: &Cluster, token: &str, namespace: &str) -> Result<BTreeS
     Ok(all)
 }
 
-fn only_nodes(fixture: &Fixture) -> Result<()> {
+fn only_what_it_watches(fixture: &Fixture) -> Result<()> {
     let cluster = fixture.cluster()?;
     cluster.kubectl(["create", "serviceaccount", NOBODY, "--namespace", SYSTEM])?;
     let compared = compare_with_nobody(&cluster);
@@ -135,9 +143,13 @@ fn refused(fixture: &Fixture) -> Result<()> {
     let cluster = fixture.cluster()?;
     let token = agents_token(&cluster)?;
     let ask = |words: &[&str], path: &str| request(&cluster, &api_server(), &token, words, path);
-    for path in ["/api/v1/nodes", "/api/v1/nodes/node1", "/api/v1/nodes?watch=true&timeoutSeconds=1"] {
-        let (status, body) = ask(&[], path)?;
-        ensure!(status == 200, "the agent needs {path}, and gets {status}: {body}");
+    for (group, resource) in WATCHED {
+        let root = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/v1") };
+        for query in ["", "?watch=true&timeoutSeconds=1"] {
+            let path = format!("{root}/{resource}{query}");
+            let (status, body) = ask(&[], &path)?;
+            ensure!(status == 200, "the agent needs {path}, and gets {status}: {body}");
+        }
     }
     let patch = [
         "--request",
@@ -151,7 +163,7 @@ fn refused(fixture: &Fixture) -> Result<()> {
     let delete = ["--request", "DELETE"];
     let put = ["--request", "PUT", "--header", "Content-Type: application/json", "--data", "{}"];
     let as_another = ["--header", "Impersonate-User: system:admin", "--header", "Impersonate-Group: system:masters"];
-    let attempts: [(&[&str], &str); 25] = [
+    let attempts: [(&[&str], &str); 30] = [
         (&patch, "/api/v1/nodes/node1"),
         (&patch, "/api/v1/nodes/node1/status"),
         (&put, "/api/v1/nodes/node1"),
@@ -168,9 +180,14 @@ fn refused(fixture: &Fixture) -> Result<()> {
         (&[], "/api/v1/namespaces/kube-system/secrets"),
         (&[], "/api/v1/namespaces/kube-system/configmaps"),
         (&patch, "/api/v1/namespaces/kube-system/configmaps/no-such-map"),
-        (&[], "/api/v1/services"),
+        (&patch, "/api/v1/namespaces/default/services/kubernetes"),
+        (&patch, "/api/v1/namespaces/default/services/kubernetes/status"),
+        (&create, "/api/v1/namespaces/kube-system/services"),
+        (&[], "/api/v1/namespaces/kube-system/endpoints"),
         (&[], "/api/v1/namespaces"),
-        (&[], "/apis/discovery.k8s.io/v1/endpointslices"),
+        (&delete, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"),
+        (&patch, "/apis/networking.k8s.io/v1/servicecidrs/kubernetes"),
+        (&[], "/apis/networking.k8s.io/v1/ipaddresses"),
         (&create, "/api/v1/namespaces/kube-system/serviceaccounts/weft-agent/token"),
         (&patch, "/apis/rbac.authorization.k8s.io/v1/clusterroles/weft-agent"),
         (&create, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"),

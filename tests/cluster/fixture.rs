@@ -15,7 +15,7 @@ use crate::topology::Topology;
 /// Whose Pod network it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// Debian's ptp plugin and static routes.
+    /// Debian's ptp plugin and static routes, and kube-proxy for Services.
     Ptp,
     /// Ours, installed by its manifests.
     Weft,
@@ -70,7 +70,10 @@ pub(crate) fn start(network: Network, options: Options) -> Result<OwnedCluster> 
         archives.push(archive);
     }
     let progress = Box::new(|text: &str| eprintln!("cluster: {text}"));
-    let cluster = OwnedCluster::start(Options { images: archives, progress, ..options })?;
+    let mut cluster = OwnedCluster::start(Options { images: archives, progress, ..options })?;
+    if network == Network::Ptp {
+        cluster.start_kube_proxy()?;
+    }
     let ready = install(network, &cluster).and_then(|()| {
         cluster.wait_for_nodes()?;
         echo::deploy(&cluster)

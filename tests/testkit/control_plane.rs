@@ -39,17 +39,11 @@ impl Keys {
             kubeconfig::write(&path, &local, authority.certificate(), &pair)?;
             Ok(path)
         };
-        let mut names: Vec<String> = [
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-            "kubernetes.default.svc.cluster.local",
-            "localhost",
-            "127.0.0.1",
-            "::1",
-        ]
-        .map(String::from)
-        .to_vec();
+        let mut names: Vec<String> =
+            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1", "::1"]
+                .map(String::from)
+                .to_vec();
+        names.push(format!("kubernetes.default.svc.{}", plan::DOMAIN));
         names.extend(family.api_services().into_iter().map(String::from));
         names.extend(plan::control(family).iter().map(|interface| interface.address.to_string()));
         let (token_key, token_check) = authority.token_keys()?;

@@ -1,4 +1,4 @@
-//! A small application: a Pod on every node that answers who it is and who asks, and that can ask others.
+//! A small application: a Pod on every node that answers who it is and who asks, and that can ask others. It can have a Service.
 
 use std::net::IpAddr;
 
@@ -15,6 +15,8 @@ pub const PORT: u16 = 8080;
 pub const UDP_PORT: u16 = 8081;
 /// What selects the Pods.
 pub const LABEL: &str = "app=echo";
+/// The name of what makes the Pods, and of their Service: a host name in the Pods of its namespace.
+pub const NAME: &str = "echo";
 
 /// A Pod, as far as the network is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,12 @@ pub fn deploy(cluster: &Cluster) -> Result<Vec<Pod>> {
     pods(cluster)
 }
 
+/// Creates the application as a Deployment with a Service, which answers at port 80, and waits until a Pod is Ready on every node.
+pub fn deploy_with_service(cluster: &Cluster) -> Result<Vec<Pod>> {
+    cluster.apply(&json!([deployment(cluster.nodes().len()), service()]))?;
+    pods(cluster)
+}
+
 /// Waits until a Pod of the application is Ready on every node. They come in the order of their nodes.
 pub fn pods(cluster: &Cluster) -> Result<Vec<Pod>> {
     let objects = cluster.wait_for_pods("default", LABEL, cluster.nodes().len())?;
@@ -58,23 +66,62 @@ fn daemon_set() -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": {"name": "echo", "namespace": "default"},
+        "metadata": {"name": NAME, "namespace": "default"},
+        "spec": {"selector": {"matchLabels": labels()}, "template": {"metadata": {"labels": labels()}, "spec": pod()}},
+    })
+}
+
+/// As many Pods as there are nodes, of which no two run on the same one.
+fn deployment(nodes: usize) -> Value {
+    let mut pod = pod();
+    pod["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": labels()},
+    }]);
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": NAME, "namespace": "default"},
         "spec": {
-            "selector": {"matchLabels": {"app": "echo"}},
-            "template": {
-                "metadata": {"labels": {"app": "echo"}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [{
-                        "name": "echo",
-                        "image": AGNHOST,
-                        "imagePullPolicy": "Never",
-                        "args": ["netexec", format!("--http-port={PORT}"), format!("--udp-port={UDP_PORT}")],
-                        "readinessProbe": {"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1},
-                    }],
-                },
-            },
+            "replicas": nodes,
+            "selector": {"matchLabels": labels()},
+            "template": {"metadata": {"labels": labels()}, "spec": pod},
         },
+    })
+}
+
+fn service() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": NAME, "namespace": "default"},
+        "spec": {
+            "selector": labels(),
+            "ipFamilyPolicy": "PreferDualStack",
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": PORT},
+                {"name": "udp", "port": 80, "targetPort": UDP_PORT, "protocol": "UDP"},
+            ],
+        },
+    })
+}
+
+fn labels() -> Value {
+    json!({"app": "echo"})
+}
+
+fn pod() -> Value {
+    json!({
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{
+            "name": "echo",
+            "image": AGNHOST,
+            "imagePullPolicy": "Never",
+            "args": ["netexec", format!("--http-port={PORT}"), format!("--udp-port={UDP_PORT}")],
+            "readinessProbe": {"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1},
+        }],
     })
 }
 

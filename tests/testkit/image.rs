@@ -87,7 +87,9 @@ pub struct Image<'a> {
     /// Its full name: registry, repository, tag.
     pub name: &'a str,
     /// What the container runs.
-    pub entrypoint: Vec<String>,
+    pub entrypoint: &'a [&'a str],
+    /// What it gets, unless a Pod says something else. Without an entrypoint its first word is the program.
+    pub arguments: &'a [&'a str],
     /// The search path of its commands.
     pub path: &'a str,
     /// All its files, in one layer.
@@ -98,10 +100,16 @@ impl Image<'_> {
     /// Writes the archive, whole or not at all, and returns the digest of the image's manifest.
     pub fn write(&self, archive: &Path) -> Result<String> {
         let layer = Blob::new(self.files.archive()?);
+        let mut process = json!({"Env": [format!("PATH={}", self.path)]});
+        for (key, words) in [("Entrypoint", self.entrypoint), ("Cmd", self.arguments)] {
+            if !words.is_empty() {
+                process[key] = json!(words);
+            }
+        }
         let config = Blob::json(&json!({
             "architecture": architecture(),
             "os": "linux",
-            "config": {"Entrypoint": self.entrypoint, "Env": [format!("PATH={}", self.path)]},
+            "config": process,
             "rootfs": {"type": "layers", "diff_ids": [layer.digest()]},
         }));
         let manifest = Blob::json(&json!({
@@ -182,7 +190,8 @@ mod tests {
             for path in order {
                 files.file(path, 0o755, path);
             }
-            let image = Image { name: "weft.example/test:1", entrypoint: vec!["/a".into()], path: "/", files: &files };
+            let entrypoint = &["/a"];
+            let image = Image { name: "weft.example/test:1", entrypoint, arguments: &[], path: "/", files: &files };
             let archive = folder.join(format!("weft-image-{}-{name}.tar", std::process::id()));
             let digest = image.write(&archive).unwrap();
             let bytes = fs::read(&archive).unwrap();

@@ -1,4 +1,5 @@
-//! The images that every test cluster has: the sandbox of pods, and a program that serves and asks.
+//! The images that test clusters have: the sandbox of pods, and a program that serves and asks; for some of them cluster DNS, and
+//! what the conformance suite runs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,6 +17,13 @@ use crate::{cache, tools};
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 /// The Kubernetes project's test program, with the usual network commands beside it.
 pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
+/// Cluster DNS.
+pub const COREDNS: &str = "registry.k8s.io/coredns/coredns:v1.14.7";
+/// What the conformance suite runs besides: a shell, and lookups by the C library of GNU.
+const SUITE: [(&str, &str); 2] = [
+    ("busybox", "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"),
+    ("glibc-dns-testing", "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0"),
+];
 
 /// weft's own image, as the manifests name it.
 pub const WEFT: &str = concat!("weft.example/weft:", env!("CARGO_PKG_VERSION"));
@@ -24,12 +32,55 @@ pub const WEFT: &str = concat!("weft.example/weft:", env!("CARGO_PKG_VERSION"));
 const KEPT: usize = 3;
 const BUSYBOX: &str = "/bin/busybox";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-/// Commands of the host that busybox has not, or not as well.
-const COMMANDS: [&str; 5] = ["/usr/bin/ping", "/usr/sbin/ip", "/usr/bin/ss", "/usr/bin/curl", "/usr/bin/iperf3"];
+/// Commands of the host that busybox has not, or not as well, and their names in the images. The suite wants OpenBSD's nc, and a
+/// shell that does not prefer commands of its own over those of the image, as busybox's does.
+const COMMANDS: [(&str, &str); 10] = [
+    ("/usr/bin/bash", "/bin/bash"),
+    ("/usr/bin/dash", "/bin/sh"),
+    ("/usr/bin/ping", "/usr/bin/ping"),
+    ("/usr/sbin/ip", "/usr/bin/ip"),
+    ("/usr/bin/ss", "/usr/bin/ss"),
+    ("/usr/bin/curl", "/usr/bin/curl"),
+    ("/usr/bin/dig", "/usr/bin/dig"),
+    ("/usr/bin/getent", "/usr/bin/getent"),
+    ("/usr/bin/iperf3", "/usr/bin/iperf3"),
+    ("/usr/bin/nc.openbsd", "/usr/bin/nc"),
+];
+/// Libraries that the C library loads by itself to look names up, where it has them in files of their own.
+const LOOKUPS: [&str; 2] = ["libnss_dns.so.2", "libnss_files.so.2"];
+/// Without it the C library asks DNS first, and for `localhost` too.
+const ORDER_OF_LOOKUPS: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
+/// The suite looks for the user with the number 1000 and the group that it is in.
+const USERS: &str = "root:x:0:0:root:/:/bin/sh\n\
+    user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n\
+    nobody:x:65534:65534:nobody:/:/bin/false\n";
+const GROUPS: &str = "root:x:0:\nuser-defined-in-image:x:1000:\n\
+    group-defined-in-image:x:50000:user-defined-in-image\nnogroup:x:65534:\n";
 
-/// Archives of these images, built when they are not in the cache.
+/// Archives of the images that every node has, built when they are not in the cache.
 pub fn archives() -> Result<Vec<PathBuf>> {
     Ok(vec![pause()?, agnhost()?])
+}
+
+/// The archive of cluster DNS.
+pub fn coredns() -> Result<PathBuf> {
+    let program = tools::path("coredns")?;
+    cached("coredns", std::slice::from_ref(&program), |archive| {
+        let mut files = Files::default();
+        files.copy("/coredns", 0o755, &program)?;
+        Image { name: COREDNS, entrypoint: &["/coredns"], arguments: &[], path: "/", files: &files }.write(archive)
+    })
+}
+
+/// Archives of what the conformance suite runs besides the images of every node.
+pub fn suite() -> Result<Vec<PathBuf>> {
+    let archive = |(file, name)| {
+        cached(file, &sources_of_commands(), |archive| {
+            let files = commands()?;
+            Image { name, entrypoint: &[], arguments: &["/bin/sh"], path: PATH, files: &files }.write(archive)
+        })
+    };
+    SUITE.into_iter().map(archive).collect()
 }
 
 /// The sandbox needs a process that does nothing; containerd ends it by SIGKILL.
@@ -37,46 +88,63 @@ fn pause() -> Result<PathBuf> {
     cached("pause", &[PathBuf::from(BUSYBOX)], |archive| {
         let mut files = Files::default();
         files.copy("/bin/busybox", 0o755, Path::new(BUSYBOX))?;
-        let entrypoint = vec![BUSYBOX.into(), "sleep".into(), "infinity".into()];
-        Image { name: PAUSE, entrypoint, path: PATH, files: &files }.write(archive)
+        let entrypoint = &[BUSYBOX, "sleep", "infinity"];
+        Image { name: PAUSE, entrypoint, arguments: &[], path: PATH, files: &files }.write(archive)
     })
 }
 
 fn agnhost() -> Result<PathBuf> {
     let program = tools::path("agnhost")?;
-    let mut sources = vec![program.clone(), PathBuf::from(BUSYBOX)];
-    sources.extend(COMMANDS.map(PathBuf::from));
+    let mut sources = sources_of_commands();
+    sources.push(program.clone());
     cached("agnhost", &sources, |archive| {
-        let mut files = Files::default();
+        let mut files = commands()?;
         files.copy("/agnhost", 0o755, &program)?;
-        files.copy("/bin/busybox", 0o755, Path::new(BUSYBOX))?;
-        for applet in output(&mut command([BUSYBOX, "--list"]))?.lines() {
-            files.link(&format!("/bin/{applet}"), "busybox");
-        }
-        for path in COMMANDS {
-            let name = path.rsplit('/').next().unwrap_or(path);
-            files.copy(&format!("/usr/bin/{name}"), 0o755, Path::new(path))?;
-        }
-        for library in libraries(&COMMANDS)? {
-            files.copy(&library, 0o755, Path::new(&library))?;
-        }
-        // The copy that busybox links to must stay what it is.
-        files.copy("/bin/busybox", 0o755, Path::new(BUSYBOX))?;
-        files.file("/etc/passwd", 0o644, "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
-        files.file("/etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n");
-        files.folder("/tmp", 0o1777).folder("/uploads", 0o755);
-        Image { name: AGNHOST, entrypoint: vec!["/agnhost".into()], path: PATH, files: &files }.write(archive)
+        files.folder("/uploads", 0o755);
+        let (entrypoint, arguments) = (&["/agnhost"], &["pause"]);
+        Image { name: AGNHOST, entrypoint, arguments, path: PATH, files: &files }.write(archive)
     })
 }
 
-/// What the dynamic linker would load for these programs.
+/// What the root with the commands is made of.
+fn sources_of_commands() -> Vec<PathBuf> {
+    COMMANDS.iter().map(|(from, _)| from).chain([&BUSYBOX]).map(PathBuf::from).collect()
+}
+
+/// A root with the commands that tests and the suite call.
+fn commands() -> Result<Files> {
+    let mut files = Files::default();
+    for applet in output(&mut command([BUSYBOX, "--list"]))?.lines() {
+        if !COMMANDS.iter().any(|(_, to)| to.rsplit('/').next() == Some(applet)) {
+            files.link(&format!("/bin/{applet}"), "busybox");
+        }
+    }
+    // After the links: one of them has its name.
+    files.copy("/bin/busybox", 0o755, Path::new(BUSYBOX))?;
+    for (from, to) in COMMANDS {
+        files.copy(to, 0o755, Path::new(from))?;
+    }
+    for library in libraries(&COMMANDS.map(|(from, _)| from))? {
+        files.copy(&library, 0o755, Path::new(&library))?;
+    }
+    files.file("/etc/nsswitch.conf", 0o644, ORDER_OF_LOOKUPS);
+    files.file("/etc/passwd", 0o644, USERS).file("/etc/group", 0o644, GROUPS);
+    files.folder("/tmp", 0o1777);
+    Ok(files)
+}
+
+/// What these programs load: by what the dynamic linker says, and for lookups of names.
 fn libraries(programs: &[&str]) -> Result<BTreeSet<String>> {
     let text = output(command(["ldd"]).args(programs))?;
     // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)`, and for the linker itself `/lib64/ld-linux-x86-64.so.2 (0x...)`.
     let path = |line: &str| {
         line.split_whitespace().find(|word| word.starts_with('/') && !word.ends_with(':')).map(String::from)
     };
-    Ok(text.lines().filter_map(path).collect())
+    let mut found: BTreeSet<String> = text.lines().filter_map(path).collect();
+    let folder = found.iter().find_map(|path| path.strip_suffix("/libc.so.6")).map(String::from);
+    let folder = folder.context("no command of the images uses the C library")?;
+    found.extend(LOOKUPS.map(|name| format!("{folder}/{name}")).into_iter().filter(|path| Path::new(path).exists()));
+    Ok(found)
 }
 
 /// The archive of an image in the cache. Its name says from which files it was built.
@@ -99,4 +167,14 @@ fn cached(name: &str, sources: &[PathBuf], build: impl FnOnce(&Path) -> Result<S
     build(&archive)?;
     cache::keep_newest(&folder, &format!("{name}-"), KEPT)?;
     Ok(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_of_cluster_dns_has_the_version_of_its_program() {
+        assert!(COREDNS.ends_with(tools::COREDNS.version));
+    }
 }

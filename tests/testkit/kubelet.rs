@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::node::Node;
-use crate::plan::{Family, Interface};
+use crate::plan::{DOMAIN, Family, Interface};
 use crate::{containerd, tools};
 
 /// Where kubeadm puts the kubelet's kubeconfig, and so do we: the agent finds the API server in it.
@@ -24,7 +24,9 @@ pub(crate) fn start_kubelet(node: &Node, family: Family, addresses: &[Interface]
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
         "clusterDNS": family.dns_service(),
-        "clusterDomain": "cluster.local",
+        "clusterDomain": DOMAIN,
+        // Of the machine's own names and servers Pods hear nothing.
+        "resolvConf": "",
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         // Machines of this kind have control groups of both versions.
         "failCgroupV1": false,

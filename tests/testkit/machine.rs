@@ -13,7 +13,7 @@ use crate::netns::{Namespace, View};
 use crate::node::Node;
 use crate::plan::{self, API_PORT, Family};
 use crate::wiring::Wiring;
-use crate::{kubeconfig, kubelet, underlay};
+use crate::{kube_proxy, kubeconfig, kubelet, underlay};
 
 /// What the nodes of a cluster have in common.
 pub(crate) struct Site<'a> {
@@ -76,6 +76,12 @@ impl Machine {
     pub(crate) fn start_kubelet(&mut self, family: Family) -> Result<()> {
         let addresses = plan::node(family, self.number);
         self.children.push(kubelet::start_kubelet(&self.node, family, &addresses)?);
+        Ok(())
+    }
+
+    /// Starts kube-proxy; the API server should be ready.
+    pub(crate) fn start_kube_proxy(&mut self, family: Family, authority: &Authority) -> Result<()> {
+        self.children.push(kube_proxy::start(&self.node, family, authority)?);
         Ok(())
     }
 

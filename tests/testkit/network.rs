@@ -20,8 +20,43 @@ struct Part<'a> {
     addresses: Vec<String>,
 }
 
+impl Part<'_> {
+    /// Each range with the node's address of its family.
+    fn ways(&self) -> Result<Vec<(&str, &str)>> {
+        let way = |range: &'_ String| -> Result<_> {
+            let mut of_family = self.addresses.iter().filter(|address| address.contains(':') == range.contains(':'));
+            of_family.next().map(String::as_str).context("a range has an address of its family")
+        };
+        self.ranges.iter().map(|range| Ok((range.as_str(), way(range)?))).collect()
+    }
+}
+
 /// Gives a cluster a Pod network made of ptp, host-local and static routes.
 pub fn install_ptp(cluster: &Cluster) -> Result<()> {
+    let parts = parts(cluster)?;
+    for part in &parts {
+        for other in parts.iter().filter(|other| other.node.name() != part.node.name()) {
+            for (range, address) in other.ways()? {
+                part.node.run(["ip", "route", "replace", range, "via", address])?;
+            }
+        }
+        install_plugins(part)?;
+    }
+    // Nobody gives what Pods send to the API server the address of their node.
+    route_to_pods(cluster)
+}
+
+/// Lets the control plane reach Pods, as where the API server runs on a node of the cluster: it is a proxy to Pods for its clients.
+pub fn route_to_pods(cluster: &Cluster) -> Result<()> {
+    for part in parts(cluster)? {
+        for (range, address) in part.ways()? {
+            cluster.control().run(["ip", "route", "replace", range, "via", address])?;
+        }
+    }
+    Ok(())
+}
+
+fn parts(cluster: &Cluster) -> Result<Vec<Part<'_>>> {
     let nodes = cluster.get(["nodes"])?;
     let mut parts = Vec::new();
     for object in nodes["items"].as_array().into_iter().flatten() {
@@ -34,18 +69,7 @@ pub fn install_ptp(cluster: &Cluster) -> Result<()> {
             addresses: texts(internal),
         });
     }
-    for part in &parts {
-        for other in parts.iter().filter(|other| other.node.name() != part.node.name()) {
-            for range in &other.ranges {
-                let same_family = |address: &&String| address.contains(':') == range.contains(':');
-                let address =
-                    other.addresses.iter().find(same_family).context("a range has an address of its family")?;
-                part.node.run(["ip", "route", "replace", range, "via", address])?;
-            }
-        }
-        install_plugins(part)?;
-    }
-    Ok(())
+    Ok(parts)
 }
 
 fn texts<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<String> {

@@ -190,6 +190,12 @@ impl OwnedCluster {
         self.kubectl(["delete", "pods", "--all-namespaces", &on_node, "--force", "--grace-period=0"]).map(drop)
     }
 
+    /// Starts kube-proxy on every node that is there now, for networks that have no Services of their own.
+    pub fn start_kube_proxy(&mut self) -> Result<()> {
+        let family = self.family();
+        self.machines.iter_mut().try_for_each(|machine| machine.start_kube_proxy(family, &self.keys.authority))
+    }
+
     fn wait_for_ranges(&self) -> Result<()> {
         wait::until(LIMIT, "the nodes to register and get their podCIDRs", || {
             let nodes = self.get(["nodes"])?;

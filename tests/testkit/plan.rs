@@ -7,6 +7,8 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+/// What names of Services and Pods end with.
+pub const DOMAIN: &str = "cluster.local";
 /// Port of the API server.
 pub const API_PORT: u16 = 6443;
 /// Nodes that the address plan has room for.
@@ -82,7 +84,7 @@ impl Family {
         }
     }
 
-    /// Where cluster DNS would be.
+    /// Where cluster DNS is.
     pub fn dns_service(self) -> Vec<&'static str> {
         self.choose("10.43.0.10", "fd43::a")
     }

@@ -42,5 +42,5 @@ fn write(programs: &Path, archive: &Path) -> Result<String> {
         files.copy(&format!("/{program}"), 0o755, &programs.join(program))?;
     }
     licenses::add(&mut files)?;
-    Image { name: WEFT, entrypoint: vec!["/weft-agent".into()], path: "/", files: &files }.write(archive)
+    Image { name: WEFT, entrypoint: &["/weft-agent"], arguments: &[], path: "/", files: &files }.write(archive)
 }

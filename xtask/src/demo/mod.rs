@@ -1,5 +1,7 @@
-//! `cargo xtask demo`: a real cluster whose Pods talk to each other through weft, from nothing to what a person wants to see.
+//! `cargo xtask demo`: a real cluster whose Pods talk to each other and to Services through weft, from nothing to what a person
+//! wants to see. No kube-proxy runs in it.
 
+mod services;
 mod show;
 
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use weft_tests::cluster::Cluster;
 use weft_tests::containerd::Containerd;
 use weft_tests::owned_cluster::{Options, OwnedCluster};
 use weft_tests::plan::Family;
-use weft_tests::{echo, instance};
+use weft_tests::{dns, echo, images, instance};
 
 use crate::progress::Progress;
 use crate::{image, setup, tree};
@@ -72,7 +74,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
         OwnedCluster::start(Options {
             id: Some(ID.to_owned()),
             containerd: Box::new(move |_| containerd),
-            images: vec![image],
+            images: vec![image, images::coredns()?],
             progress: Box::new(move |text| detail.say(text)),
             ..Options::new(arguments.nodes, arguments.family)
         })
@@ -95,6 +97,11 @@ fn install_and_show(progress: &mut Progress, cluster: &Cluster) -> Result<()> {
         cluster.kubectl(["apply".as_ref(), "-k".as_ref(), manifests.as_os_str()])
     })?;
     progress.stage("nodes Ready", |_| cluster.wait_for_nodes())?;
-    let pods = progress.stage("Pods Ready", |_| echo::deploy(cluster))?;
+    let pods = progress.stage("an application and its Service", |_| {
+        // Both start at the same time.
+        dns::deploy(cluster)?;
+        echo::deploy_with_service(cluster)
+    })?;
+    progress.stage("cluster DNS", |_| dns::wait(cluster))?;
     show::everything(cluster, &pods)
 }

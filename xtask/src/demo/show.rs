@@ -1,4 +1,4 @@
-//! What the demo shows: Pods, requests between them, routes, what weft says of itself, times, and how to look around.
+//! What the demo shows: Pods, requests between them and to their Service, routes, what weft says of itself, times, and how to look around.
 
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use weft_tests::command::output;
 use weft_tests::echo::{self, Pod};
 use weft_tests::plan;
 
+use super::services;
 use crate::progress::Progress;
 
 /// Where the agent and its DaemonSet live.
@@ -31,6 +32,7 @@ pub(crate) fn everything(cluster: &Cluster, pods: &[Pod]) -> Result<()> {
             request(cluster, from, "a host in the world, which sees", interface.address, "clientip")?;
         }
     }
+    services::show(cluster, pods)?;
     let node = cluster.nodes().first().context("a cluster has nodes")?;
     title(&format!("Routes of {}", node.name()));
     for family in cluster.family().choose("-4", "-6") {
@@ -82,7 +84,8 @@ pub(crate) fn how_to_go_on(progress: &Progress) {
     println!("cargo xtask demo --down");
 }
 
-fn title(text: &str) {
+/// A headline.
+pub(super) fn title(text: &str) {
     let (bold, plain) = if std::io::stdout().is_terminal() { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     println!("\n{bold}{text}{plain}");
 }

@@ -84,7 +84,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let connect = async |server: &Server| connect::client(server, &config.service_account_directory).await;
     // What cannot work at all ends the agent here, with its reason. Nobody is asked anything yet.
     connect(&server).await?;
-    let servers = Servers::new(server.clone(), connect);
+    let servers = Servers::new(server.clone(), Some(config.state_directory.join("api-servers.json")), connect);
 
     let (cluster_sender, cluster) = watch::channel(None);
     let (api_sender, api_server) = watch::channel(ApiServer::new(server.url.clone(), server.source.clone()));

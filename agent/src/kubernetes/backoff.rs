@@ -43,9 +43,12 @@ impl Backoff {
 
 /// `least`, and a random part of `more`.
 pub(super) fn spread(least: Duration, more: Duration) -> Duration {
-    // Every RandomState has keys of its own, from the kernel's random numbers: enough to tell agents apart.
-    let random = RandomState::new().hash_one(0);
-    least + more.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64)
+    least + more.mul_f64(random())
+}
+
+/// A number from 0 up to 1. Every RandomState has keys of its own, from the kernel's random numbers: enough to tell agents apart.
+pub(super) fn random() -> f64 {
+    (RandomState::new().hash_one(0) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! for the Nodes instead of knocking too.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::backoff::Backoff;
 use super::connect::Server;
 use super::failure::{Failure, Kind};
+use super::learned::Learned;
 use crate::model::problem::Problem;
 
 /// A server that is back within this time was not away: it was restarted, or another of several took over. Nobody must act.
@@ -104,6 +106,7 @@ pub(super) enum Voice {
 pub(super) struct Contact {
     server: watch::Sender<ApiServer>,
     voice: Voice,
+    others: Arc<Learned>,
     /// This watch was let in and has not been cut off since.
     let_in: bool,
     failing: Option<Failing>,
@@ -111,18 +114,28 @@ pub(super) struct Contact {
 }
 
 impl Contact {
-    pub(super) fn new(server: watch::Sender<ApiServer>, voice: Voice) -> Self {
+    pub(super) fn new(server: watch::Sender<ApiServer>, voice: Voice, others: Arc<Learned>) -> Self {
         if let Voice::Resource(name) = voice {
             server.send_modify(|server| {
                 server.resources.entry(name).or_default();
             });
         }
-        Self { server, voice, let_in: false, failing: None, backoff: Backoff::default() }
+        Self { server, voice, others, let_in: false, failing: None, backoff: Backoff::default() }
     }
 
     /// Whether the last attempt failed.
     pub(super) fn is_failing(&self) -> bool {
         self.failing.is_some()
+    }
+
+    /// What it failed with, if it did.
+    pub(super) fn failing_kind(&self) -> Option<Kind> {
+        self.failing.as_ref().map(|failing| failing.kind)
+    }
+
+    /// Whether the server is away and there are others to ask.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_away() && self.others.any()
     }
 
     /// Whether it has failed for so long that the server counts as away.

@@ -9,6 +9,11 @@ pub mod convert;
 pub mod convert_service;
 pub mod convert_slice;
 mod failure;
+#[cfg(test)]
+mod fake_agent;
+#[cfg(test)]
+mod fake_server;
+mod learned;
 mod metadata;
 pub mod node_object;
 mod nodes;

@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// Waits for `work`, and asks after `patience` whether the server is there. `None`: the server went away and came back
-/// meanwhile, and the work may wait on a connection that the outage has cut off without a word.
+/// meanwhile, and the work may wait on a connection that the outage has cut off without a word; or it is away, and others can be
+/// asked.
 pub(super) async fn supervised<T>(
     client: &kube::Client,
     contact: &mut Contact,
@@ -40,6 +41,9 @@ pub(super) async fn supervised<T>(
     let mut unanswered: Option<Instant> = None;
     let mut lost = false;
     loop {
+        if lost && contact.is_left() {
+            return None;
+        }
         tokio::select! {
             biased;
             done = &mut work => return Some(done),

@@ -1,16 +1,21 @@
 //! Services and EndpointSlices: each list and each change is passed on as an event, in its order. A queue that is full makes the
 //! watch wait.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::contact::Voice;
 use super::convert_service::{OTHER_PROXY, service};
 use super::convert_slice::{HEADLESS, SERVICE_NAME, slice};
+use super::learned::Learned;
 use super::metadata::name_of;
 use super::service_object::ServiceObject;
 use super::slice_object::SliceObject;
 use super::watcher::Keep;
-use crate::model::services::{ObjectName, Service, ServiceEvent, Slice, Told, Update};
+use crate::model::services::{ObjectName, Protocol, Service, ServiceEvent, Slice, Told, Update};
 
 /// An object that counts, or the name of one that does not.
 type Entry<T> = Result<Told<T>, ObjectName>;
@@ -18,8 +23,13 @@ type Entry<T> = Result<Told<T>, ObjectName>;
 /// Passes Services on.
 pub(super) struct Services(mpsc::Sender<ServiceEvent>);
 
-/// Passes EndpointSlices on.
-pub(super) struct Slices(mpsc::Sender<ServiceEvent>);
+/// Passes EndpointSlices on. Those of the Service `kubernetes` tell besides where API servers are.
+pub(super) struct Slices {
+    events: mpsc::Sender<ServiceEvent>,
+    learned: Arc<Learned>,
+    /// Of each slice of that Service.
+    api_servers: BTreeMap<ObjectName, Vec<SocketAddr>>,
+}
 
 impl Services {
     pub(super) fn new(events: mpsc::Sender<ServiceEvent>) -> Self {
@@ -61,13 +71,27 @@ impl Keep for Services {
 }
 
 impl Slices {
-    pub(super) fn new(events: mpsc::Sender<ServiceEvent>) -> Self {
-        Self(events)
+    pub(super) fn new(events: mpsc::Sender<ServiceEvent>, learned: Arc<Learned>) -> Self {
+        Self { events, learned, api_servers: BTreeMap::new() }
+    }
+
+    fn learn(&self) {
+        self.learned.learn(self.api_servers.values().flatten().copied());
     }
 
     async fn send(&self, update: Update<Slice>) {
-        let _ = self.0.send(ServiceEvent::Slices(update)).await;
+        let _ = self.events.send(ServiceEvent::Slices(update)).await;
     }
+}
+
+/// Where API servers are, if a slice tells: it is of the Service `default/kubernetes`.
+fn api_servers(slice: &Slice) -> Option<(ObjectName, Vec<SocketAddr>)> {
+    if slice.service.namespace != "default" || slice.service.name != "kubernetes" {
+        return None;
+    }
+    let port = slice.ports.iter().find(|port| port.name == "https" && port.protocol == Protocol::Tcp)?.port;
+    let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
+    Some((slice.name.clone(), ready.map(|endpoint| SocketAddr::new(endpoint.address, port)).collect()))
 }
 
 impl Keep for Slices {
@@ -85,14 +109,25 @@ impl Keep for Slices {
     }
 
     async fn replace(&mut self, list: Vec<Self::Entry>) {
+        self.api_servers = list.iter().flatten().filter_map(|told| api_servers(&told.object)).collect();
+        self.learn();
         self.send(Update::All(list.into_iter().flatten().collect())).await;
     }
 
     async fn set(&mut self, entry: Self::Entry) {
+        let found = entry.as_ref().ok().and_then(|told| api_servers(&told.object));
+        if let Some(found) = found {
+            self.api_servers.extend([found]);
+            self.learn();
+        }
         self.send(entry.map_or_else(Update::Remove, Update::Set)).await;
     }
 
     async fn remove(&mut self, object: &SliceObject) {
-        self.send(Update::Remove(name_of(&object.metadata))).await;
+        let name = name_of(&object.metadata);
+        if self.api_servers.remove(&name).is_some() {
+            self.learn();
+        }
+        self.send(Update::Remove(name)).await;
     }
 }

@@ -22,7 +22,7 @@ pub async fn nodes(
     cluster: watch::Sender<Option<Arc<Cluster>>>,
     server: watch::Sender<ApiServer>,
 ) {
-    Watcher::new(Nodes::new(cluster), server).run(servers).await;
+    Watcher::new(Nodes::new(cluster), server, servers.learned().clone()).run(servers).await;
 }
 
 /// Watches Services, EndpointSlices and ServiceCIDRs until the process, or whoever takes the events, ends. The events of a kind
@@ -33,8 +33,9 @@ pub async fn services(
     events: mpsc::Sender<ServiceEvent>,
     server: watch::Sender<ApiServer>,
 ) {
-    let services = Watcher::new(Services::new(events.clone()), server.clone());
-    let slices = Watcher::new(Slices::new(events.clone()), server.clone());
-    let cidrs = Watcher::new(Cidrs::new(events), server);
+    let learned = servers.learned();
+    let services = Watcher::new(Services::new(events.clone()), server.clone(), learned.clone());
+    let slices = Watcher::new(Slices::new(events.clone(), learned.clone()), server.clone(), learned.clone());
+    let cidrs = Watcher::new(Cidrs::new(events), server, learned.clone());
     tokio::join!(services.run(servers), slices.run(servers), cidrs.run(servers));
 }

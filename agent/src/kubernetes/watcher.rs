@@ -14,6 +14,7 @@
 
 use std::fmt::Debug;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -29,8 +30,9 @@ use super::backoff::spread;
 use super::connect::{ConnectError, Server};
 use super::contact::{ApiServer, Contact, Voice};
 use super::failure::{Failure, Kind, Operation};
+use super::learned::Learned;
 use super::presence::{QUIET, SLOW, supervised};
-use super::servers::Servers;
+use super::servers::{Followed, Servers};
 
 /// Objects a page of a list.
 const PAGE: u32 = 500;
@@ -95,28 +97,31 @@ pub(super) struct Watcher<K> {
 }
 
 impl<K: Keep> Watcher<K> {
-    pub(super) fn new(keep: K, server: watch::Sender<ApiServer>) -> Self {
-        Self { contact: Contact::new(server, K::VOICE), keep, version: None }
+    pub(super) fn new(keep: K, server: watch::Sender<ApiServer>, others: Arc<Learned>) -> Self {
+        Self { contact: Contact::new(server, K::VOICE, others), keep, version: None }
     }
 
     /// Watches until the process ends.
     pub(super) async fn run(mut self, servers: &Servers<impl AsyncFn(&Server) -> Result<kube::Client, ConnectError>>) {
+        let mut followed = Followed::default();
         let mut connection = None;
         loop {
             let began = Instant::now();
+            let mut asked = None;
             if connection.is_none() || self.contact.is_failing() {
-                match servers.connection().await {
-                    Ok(new) => connection = Some(new),
-                    Err(failure) => self.contact.failed(&failure, began),
-                }
+                connection = match servers.connection(&mut followed, self.contact.failing_kind()).await {
+                    Ok(connection) => Some(connection),
+                    Err(failure) => {
+                        self.failed(&failure, began);
+                        asked = failure.retry_after;
+                        None
+                    }
+                };
             }
-            let asked = match &connection {
-                Some(connection) => {
-                    self.contact.asks(&connection.server);
-                    self.attempt(&connection.client).await
-                }
-                None => None,
-            };
+            if let Some(connection) = &connection {
+                self.contact.asks(&connection.server);
+                asked = self.attempt(&connection.client).await;
+            }
             self.contact.wait(asked).await;
         }
     }
@@ -151,12 +156,17 @@ impl<K: Keep> Watcher<K> {
                 None
             }
             End::Failed(failure) => {
-                self.contact.failed(&failure, began);
-                if failure.kind == Kind::Expired || (self.contact.is_away() && failure.server_may_change()) {
-                    self.version = None;
-                }
+                self.failed(&failure, began);
                 failure.retry_after
             }
+        }
+    }
+
+    /// An attempt failed that was begun at `since`.
+    fn failed(&mut self, failure: &Failure, since: Instant) {
+        self.contact.failed(failure, since);
+        if failure.kind == Kind::Expired || (self.contact.is_away() && failure.server_may_change()) {
+            self.version = None;
         }
     }
 

@@ -43,6 +43,14 @@ mod service_maps;
 #[cfg(target_arch = "bpf")]
 mod size;
 #[cfg(target_arch = "bpf")]
+mod socket;
+#[cfg(target_arch = "bpf")]
+mod socket_address;
+#[cfg(target_arch = "bpf")]
+mod socket_hooks;
+#[cfg(target_arch = "bpf")]
+mod socket_memory;
+#[cfg(target_arch = "bpf")]
 mod to_pod;
 #[cfg(target_arch = "bpf")]
 mod verdict;

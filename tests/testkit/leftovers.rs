@@ -63,6 +63,13 @@ pub(crate) fn remove_node(namespace: &Path, groups: &[PathBuf]) -> Result<()> {
     delete_namespaces(&namespaces)
 }
 
+/// Ends what runs in a control group, and removes it.
+pub(crate) fn remove_group(group: &Path) -> Result<()> {
+    let groups = [group.to_owned()];
+    remove_processes(&[], &groups)?;
+    wait::until(LIMIT, "the control group to go", || cgroup::remove(group))
+}
+
 fn remove_processes(namespaces: &[PathBuf], groups: &[PathBuf]) -> Result<()> {
     wait::until(LIMIT, "the processes of the test bed to end", || kill_inside(namespaces, groups))
 }

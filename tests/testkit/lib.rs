@@ -3,6 +3,7 @@
 //! Everything is made under an [`instance::Instance`]: its id is part of every name, and whoever starts next removes what a
 //! dead owner left.
 
+pub mod answering;
 pub mod binaries;
 pub mod cache;
 pub mod certificates;
@@ -10,6 +11,7 @@ pub mod cgroup;
 pub mod cluster;
 pub mod command;
 pub mod containerd;
+pub mod control_group;
 mod control_plane;
 pub mod control_process;
 pub mod dns;
@@ -34,6 +36,9 @@ pub mod pod_namespace;
 mod process;
 mod reboot;
 pub mod reexec;
+mod socket_calls;
+pub mod socket_program;
+pub mod sockets;
 pub mod syscalls;
 pub mod tools;
 pub mod traffic;

@@ -7,6 +7,7 @@ pub mod app;
 pub mod bootstrap;
 pub mod config;
 pub mod datapath;
+pub mod feed;
 pub mod health;
 pub mod install;
 pub mod kubernetes;

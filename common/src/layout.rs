@@ -120,4 +120,16 @@ pub mod program {
         "getpeername4",
         "getpeername6",
     ];
+
+    /// Names of the pinned links: each keeps the program at the same place in [`SOCKET`] attached.
+    pub const SOCKET_LINKS: [&str; SOCKET.len()] = [
+        "connect4_link",
+        "connect6_link",
+        "sendmsg4_link",
+        "sendmsg6_link",
+        "recvmsg4_link",
+        "recvmsg6_link",
+        "getpeername4_link",
+        "getpeername6_link",
+    ];
 }

@@ -40,6 +40,9 @@ mod plugin_node;
 mod plugin_orders;
 mod plugin_ranges;
 mod plugin_replaced;
+mod service_maps;
+#[path = "../testkit/services.rs"]
+mod services;
 mod services_bed;
 mod services_sockets;
 mod services_tables;

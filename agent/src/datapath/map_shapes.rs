@@ -58,6 +58,11 @@ impl MapShape {
         (map::SOCKET_DROPS, Self::counters(REASONS_MAX)),
     ];
 
+    /// The shape of the map with a name.
+    pub fn of_map(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, shape)| *shape)
+    }
+
     const fn of<K, V>(kind: MapType, max_entries: u32, flags: u32) -> Self {
         Self { kind, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, max_entries, flags }
     }

@@ -298,12 +298,13 @@ fn node_entry(node: &Node) -> NodeEntry {
     }
 }
 
-fn prefix(network: IpNetwork) -> Key<AddressBytes> {
+/// The key of a network in a map that is looked up by the longest prefix.
+pub(super) fn prefix(network: IpNetwork) -> Key<AddressBytes> {
     Key::new(address::prefix_bits(network.ip(), network.prefix()), address::to_bytes(network.network()))
 }
 
-/// The network of a key; `None` for a prefix that is no podCIDR of either family, which nobody writes.
-fn network(key: &Key<AddressBytes>) -> Option<IpNetwork> {
+/// The network of a key; `None` for a prefix that is none of either family, which nobody writes.
+pub(super) fn network(key: &Key<AddressBytes>) -> Option<IpNetwork> {
     let address = address::from_bytes(key.data());
     let bits = key.prefix_len().checked_sub(address::prefix_bits(address, 0))?;
     IpNetwork::new(address, u8::try_from(bits).ok()?).ok()

@@ -1,12 +1,15 @@
 //! The kernel layer: the only place that imports aya or netlink.
 
 mod addresses;
+mod batch;
 mod bpf_calls;
+pub mod cgroup;
 pub mod disturbance;
 pub mod fake;
 #[cfg(test)]
 mod fake_tests;
 mod filters;
+mod host_sockets;
 mod identity;
 pub mod interest;
 mod ipsec;
@@ -16,6 +19,7 @@ pub mod map_shapes;
 pub mod maps;
 mod masquerade;
 mod netfilter;
+pub mod netns_cookie;
 pub mod notifications;
 pub mod object;
 pub mod old_layouts;
@@ -29,6 +33,9 @@ pub mod requests;
 pub mod requirements;
 mod route_messages;
 pub mod routes;
+pub mod service_maps;
+mod service_writes;
+pub mod socket_programs;
 pub mod sysctl;
 mod underlay_filters;
 

@@ -1,7 +1,8 @@
 //! Pin directories of other layouts: what the agent of an earlier version pinned beside ours, or that of a later one after a
 //! way back.
 //!
-//! Filters hold the programs that they run, and programs their maps, so a pin that goes stops nothing. But a plugin of that layout
+//! Filters hold the programs that they run, and programs their maps, so a pin that goes stops nothing, but for those of links: with them
+//! the programs for sockets of that layout are detached, which ours have replaced. But a plugin of that layout
 //! that is under way may still want to open it. So the directory goes only when everything is installed and a look has found no filter of
 //! ours with another program than ours; then nothing is left that uses what was pinned there, and the kernel frees it.
 
@@ -100,7 +101,8 @@ fn remove_directory(directory: &Path) -> Result<(), OldLayoutsError> {
         pins.push(path);
     }
     let is_known = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| map::ALL.iter().chain(&program::ALL).any(|known| name == *known))
+        let mut known = map::ALL.iter().chain(&program::ALL).chain(&program::SOCKET).chain(&program::SOCKET_LINKS);
+        path.file_name().is_some_and(|name| known.any(|known| name == *known))
     };
     if !pins.is_empty() && !pins.iter().any(is_known) {
         return Ok(());

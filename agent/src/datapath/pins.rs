@@ -133,7 +133,8 @@ fn identify(path: &Path, expected: Option<Object>) -> Pin {
         Ok(found) if found.is_some() && found == expected => Pin::InUse,
         Ok(Some(Object::Map(number))) => other(format!("the map with the number {number}")),
         Ok(Some(Object::Program(number))) => other(format!("the program with the number {number}")),
-        Ok(None) => other("neither map nor program".to_owned()),
+        Ok(Some(Object::Link(number))) => other(format!("the link with the number {number}")),
+        Ok(None) => other("neither map nor program nor link".to_owned()),
         Err(error) => other(format!("not a pin: {error}")),
     }
 }

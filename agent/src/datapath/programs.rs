@@ -10,12 +10,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
+use aya::programs::{CgroupSockAddr, ProgramError, ProgramFd, SchedClassifier};
 use aya::{EbpfError, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use weft_common::layout::{map, program};
 
-use crate::datapath::identity;
+use crate::datapath::bpf_calls::{self, Object};
+use crate::datapath::identity::{self, Identity};
 use crate::datapath::maps::{self, Maps, MapsError};
 use crate::datapath::pins::{self, PinsError};
 
@@ -32,13 +33,24 @@ pub enum ProgramsError {
     #[error("load the eBPF object: {}; weft needs Linux 5.10 or newer and CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON", causes(.0))]
     Object(#[source] Box<EbpfError>),
     /// The object has no program of that name.
-    #[error("the eBPF object has no program {0} of the type classifier; build it again: cargo build")]
+    #[error("the eBPF object has no program {0} of the type that it should have; build it again: cargo build")]
     Missing(&'static str),
     /// A program was refused, or its pin cannot be read.
     #[error("{operation} program {name}: {source}")]
     Program {
         /// What was tried.
         operation: &'static str,
+        /// The program.
+        name: &'static str,
+        /// What the kernel said; the verifier's log, where there is one.
+        source: io::Error,
+    },
+    /// A program for sockets was refused.
+    #[error(
+        "load the program {name} for sockets: {source}; Services need Linux 5.18 or newer, or a distribution's kernel with \
+         bpf_set_retval: boot the node with one"
+    )]
+    Socket {
         /// The program.
         name: &'static str,
         /// What the kernel said; the verifier's log, where there is one.
@@ -66,7 +78,8 @@ impl PinnedProgram {
     }
 }
 
-/// Loads and pins maps and programs of [`super::object::OBJECT`], or keeps what is pinned. Gives the pinned programs by name.
+/// Loads and pins maps and programs of [`super::object::OBJECT`], or keeps what is pinned. Gives the pinned programs for packets by
+/// name; those for sockets are attached by [`super::socket_programs`].
 pub fn load(directory: &Path, object: &[u8]) -> Result<BTreeMap<&'static str, PinnedProgram>, ProgramsError> {
     pins::create_directory(directory)?;
     maps::check_existing(directory)?;
@@ -83,26 +96,35 @@ pub fn load(directory: &Path, object: &[u8]) -> Result<BTreeMap<&'static str, Pi
         let program = loaded.program_mut(name).ok_or(ProgramsError::Missing(name))?;
         let program: &mut SchedClassifier = program.try_into().map_err(|_| ProgramsError::Missing(name))?;
         program.load().map_err(|error| ProgramsError::Program { operation: "load", name, source: said(error) })?;
-        pin(directory, name, program)?;
+        pin(directory, name, program.fd())?;
+    }
+    for name in program::SOCKET {
+        let program = loaded.program_mut(name).ok_or(ProgramsError::Missing(name))?;
+        let program: &mut CgroupSockAddr = program.try_into().map_err(|_| ProgramsError::Missing(name))?;
+        program.load().map_err(|error| ProgramsError::Socket { name, source: said(error) })?;
+        pin(directory, name, program.fd())?;
     }
     program::ALL.into_iter().map(|name| Ok((name, PinnedProgram::open(directory, name)?))).collect()
 }
 
 /// Pins a loaded program, unless the pinned one is the same.
-fn pin(directory: &Path, name: &'static str, program: &mut SchedClassifier) -> Result<(), ProgramsError> {
-    let path = directory.join(name);
-    if path.exists() {
-        let failed = |source| ProgramsError::Program { operation: "examine", name, source };
-        let new = program.fd().map_err(said).and_then(identity::of).map_err(failed)?;
-        // What cannot be opened as a program is not the same, and gives way too.
-        let pinned = PinnedProgram::open(directory, name).ok();
-        if pinned.and_then(|pinned| identity::of(&pinned.fd).ok()) == Some(new) {
-            return Ok(());
-        }
+fn pin(directory: &Path, name: &'static str, loaded: Result<&ProgramFd, ProgramError>) -> Result<(), ProgramsError> {
+    let failed = |operation| move |source| ProgramsError::Program { operation, name, source };
+    let loaded = loaded.map_err(|error| failed("find")(said(error)))?;
+    // What cannot be opened as a program is not the same, and gives way too.
+    let pinned = pinned_identity(&directory.join(name));
+    if pinned.is_some() && pinned == Some(identity::of(loaded).map_err(failed("examine"))?) {
+        return Ok(());
     }
-    let loaded =
-        program.fd().map_err(|error| ProgramsError::Program { operation: "find", name, source: said(error) })?;
     Ok(pins::place(directory, name, loaded.as_fd())?)
+}
+
+fn pinned_identity(path: &Path) -> Option<Identity> {
+    let pinned = bpf_calls::open(path).ok()?;
+    match bpf_calls::object(&pinned) {
+        Ok(Some(Object::Program(_))) => identity::of(&pinned).ok(),
+        _ => None,
+    }
 }
 
 /// What the kernel said, in the form that prints its reason.

@@ -1,0 +1,154 @@
+//! The maps for Services of a real kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use weft_agent::datapath::ServiceMaps;
+use weft_agent::datapath::service_maps::LinuxServiceMaps;
+use weft_agent::services::state::{ServiceState, SourceRange, Write};
+use weft_common::address;
+use weft_common::layout::{PIN_DIRECTORY, map};
+use weft_common::services::{
+    Backend, BackendSet, Frontend, FrontendKey, MAX_FRONTENDS, MAX_SERVICE_CIDRS, Service, ServicesConfig, Serving,
+    ServingKey, SlotKey, SourceRangeKey, frontend, service,
+};
+
+use crate::kernel_session::{Session, lonely_node};
+use crate::services;
+
+fn with_maps<T: Send>(name: &str, test: impl FnOnce(&LinuxServiceMaps) -> T + Send) -> T {
+    let namespace = lonely_node(name);
+    Session::run(&namespace, |_| test(&LinuxServiceMaps::open(PIN_DIRECTORY.as_ref()).unwrap()))
+}
+
+fn backend(number: u32) -> Backend {
+    let address = IpAddr::V4(Ipv4Addr::from_bits(0x0af4_0000 + number));
+    Backend { address: address::to_bytes(address), port: 8080_u16.to_be_bytes(), zero: [0; 2] }
+}
+
+fn key(number: u32) -> FrontendKey {
+    let address = IpAddr::V4(Ipv4Addr::from_bits(0x0a60_0000 + number));
+    FrontendKey { address: address::to_bytes(address), port: 80_u16.to_be_bytes(), protocol: 6, zero: 0 }
+}
+
+fn frontend(service: u64) -> Frontend {
+    Frontend { service, flags: frontend::INTERNAL, zero: 0 }
+}
+
+/// Every map has something, of both families where it has addresses.
+fn state() -> ServiceState {
+    let addresses: [IpAddr; 2] = ["10.244.2.7", "fd00:10:244:2::7"].map(|address| address.parse().unwrap());
+    let [v4, v6] = addresses.map(address::to_bytes);
+    let port = 8080_u16.to_be_bytes();
+    let set = BackendSet { generation: 0x0123_4567_89ab_cdef, count: 2, zero: 0 };
+    let config = ServicesConfig {
+        gateway_v4: v4,
+        gateway_v6: v6,
+        host_v4: v6,
+        host_v6: v4,
+        host_namespace: 7,
+        flags: 1,
+        zero: 0,
+    };
+    ServiceState {
+        frontends: [v4, v6].map(|address| (FrontendKey { address, port, protocol: 17, zero: 0 }, frontend(9))).into(),
+        services: BTreeMap::from([(
+            9,
+            Service { cluster: set, local: BackendSet::default(), affinity_seconds: 5, flags: service::INTERNAL_LOCAL },
+        )]),
+        backends: [(0, v4), (1, v6)]
+            .map(|(index, address)| {
+                (SlotKey { generation: set.generation, index, zero: 0 }, Backend { address, port, zero: [0; 2] })
+            })
+            .into(),
+        serving: [v4, v6]
+            .map(|address| (ServingKey { service: 9, address, port, zero: [0; 6] }, Serving { sets: 3 }))
+            .into(),
+        source_ranges: [(64, v6), (160, v4), (192, v6)]
+            .map(|(bits, client)| SourceRange {
+                bits,
+                key: SourceRangeKey { service: 9_u64.to_ne_bytes(), client: if bits == 64 { [0; 16] } else { client } },
+            })
+            .into(),
+        service_cidrs: ["10.96.0.0/12", "fd00:10:96::/112"].map(|cidr| cidr.parse().unwrap()).into(),
+        config: Some(config),
+    }
+}
+
+#[test]
+fn every_map_for_services_reads_as_it_was_written_and_as_often_as_one_likes() {
+    with_maps("services", |maps| {
+        assert_eq!(maps.read().unwrap(), ServiceState::default(), "a new node");
+        let (wanted, pins) = (state(), Path::new(PIN_DIRECTORY));
+        for _twice in 0..2 {
+            services::set(pins, &wanted);
+            assert_eq!(maps.read().unwrap(), wanted);
+        }
+        let nothing = ServiceState { config: wanted.config, ..ServiceState::default() };
+        let removal = services::remove_others(&wanted, &nothing);
+        for _twice in 0..2 {
+            assert!(maps.write(&removal).is_empty());
+            assert_eq!(maps.read().unwrap(), nothing);
+        }
+    });
+}
+
+#[test]
+fn more_entries_than_a_batch_has_are_written_in_their_order() {
+    with_maps("many", |maps| {
+        let slot = |index: u32| SlotKey { generation: 1, index, zero: 0 };
+        let mut writes: Vec<_> = (0..10_001).map(|index| Write::SetBackend(slot(index), backend(index))).collect();
+        // The last one counts.
+        writes.push(Write::SetBackend(slot(3), backend(20_000)));
+        writes.push(Write::SetService(1, Service::default()));
+        writes.push(Write::RemoveService(1));
+        writes.push(Write::SetBackend(slot(10_001), backend(10_001)));
+        assert!(maps.write(&writes).is_empty());
+        let read = maps.read().unwrap();
+        let mut expected: BTreeMap<_, _> = (0..=10_001).map(|index| (slot(index), backend(index))).collect();
+        expected.insert(slot(3), backend(20_000));
+        assert!(read.backends == expected && read.services.is_empty());
+
+        // Of what is to be deleted, a part is not there: at the beginning, in the middle, at the end.
+        let gone = (0..12_000).map(|index| Write::RemoveBackend(slot(index))).collect::<Vec<_>>();
+        assert!(maps.write(&[&gone[5000..5001], &gone[..1]].concat()).is_empty());
+        assert!(maps.write(&gone).is_empty());
+        assert_eq!(maps.read().unwrap(), ServiceState::default());
+    });
+}
+
+#[test]
+fn what_a_full_map_refuses_is_named_and_all_else_is_written() {
+    with_maps("full", |maps| {
+        let full: Vec<_> = (0..MAX_FRONTENDS).map(|number| Write::SetFrontend(key(number), frontend(1))).collect();
+        assert!(maps.write(&full).is_empty());
+        // In one batch: what is there may change, what is new has no room.
+        let new = |number| Write::SetFrontend(key(MAX_FRONTENDS + number), frontend(2));
+        let changed = |number| Write::SetFrontend(key(number), frontend(3));
+        let backend = Write::SetBackend(SlotKey { generation: 1, index: 0, zero: 0 }, backend(0));
+        let failed = maps.write(&[backend, changed(0), new(0), changed(1), new(1), changed(2)]);
+        let places: Vec<_> = failed.iter().map(|(index, _)| *index).collect();
+        assert_eq!(places, [2, 4]);
+        let text = failed[0].1.to_string();
+        for part in ["write map FRONTENDS, 10.98.0.0 port 80, protocol 6", "FRONTENDS has its 131072 entries"] {
+            assert!(text.contains(part), "{part} is missing in: {text}");
+        }
+        let read = maps.read().unwrap();
+        assert_eq!((read.backends.len(), read.frontends.len()), (1, full.len()));
+        let services: Vec<_> = (0..4).map(|number| read.frontends[&key(number)].service).collect();
+        assert_eq!(services, [3, 3, 3, 1]);
+
+        let cidr = |number: u32| format!("10.{}.{}.0/24", number / 256, number % 256).parse().unwrap();
+        let cidrs: Vec<_> = (0..MAX_SERVICE_CIDRS + 2).map(|number| Write::SetServiceCidr(cidr(number))).collect();
+        let failed = maps.write(&cidrs);
+        assert_eq!(failed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [256, 257]);
+        assert!(failed[1].1.to_string().contains("SERVICE_CIDRS, 10.1.1.0/24"), "{}", failed[1].1);
+        assert!(failed[1].1.to_string().contains(&format!("{} has its 256 entries", map::SERVICE_CIDRS)));
+    });
+}
+
+#[test]
+fn without_anything_gone_no_socket_is_asked_for() {
+    with_maps("idle", |maps| assert_eq!(maps.end_sockets(&BTreeSet::new()).unwrap(), 0));
+}

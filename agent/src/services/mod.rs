@@ -1,5 +1,24 @@
 //! Services: what the maps should hold, what differs, and the loop that brings one to the other.
+//!
+//! Objects ([`store`]) and this node ([`here`]) -> what is wanted for one Service ([`wanted`], [`standing`]) -> what the maps should hold
+//! ([`desired`]) beside what they hold ([`mirror`]) -> writes in steps ([`steps`]). Only the Services that an event concerns are
+//! computed and compared anew. [`programmer`] keeps all that, [`driver`] says when.
 
+pub mod desired;
+pub mod driver;
+mod explain;
+pub mod failures;
+pub mod frontend_claims;
+pub mod held;
+pub mod here;
+pub mod identity;
+pub mod mirror;
 pub mod plan;
+pub mod programmer;
+pub mod repairs;
 pub mod snapshot;
+pub mod standing;
 pub mod state;
+pub mod steps;
+pub mod store;
+pub mod wanted;

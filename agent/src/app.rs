@@ -20,7 +20,8 @@ use crate::datapath::kernel::LinuxKernel;
 use crate::datapath::notifications::Notifications;
 use crate::datapath::old_layouts::OldLayouts;
 use crate::datapath::requirements::Requirements;
-use crate::datapath::{object, probe, programs};
+use crate::datapath::socket_programs::SocketPrograms;
+use crate::datapath::{cgroup, object, probe, programs};
 use crate::install::{Installer, Places};
 use crate::kubernetes::connect::{self, Server};
 use crate::kubernetes::servers::Servers;
@@ -63,7 +64,8 @@ async fn run_on_node(config: Config) -> anyhow::Result<()> {
 /// Everything that the agent does. Ends only with an error.
 async fn work(config: Config) -> anyhow::Result<()> {
     let _lock = admin::lock(&config.state_directory)?;
-    let requirements = Requirements::of_this_node(&config.pin_directory, &config.proc_sys);
+    let requirements =
+        Requirements::of_this_node(&config.pin_directory, &config.proc_sys).with_cgroups(&config.cgroup_root);
     if let Some(missing) = check(&requirements) {
         bail!("this node lacks what weft needs: {missing}");
     }
@@ -73,6 +75,8 @@ async fn work(config: Config) -> anyhow::Result<()> {
     // The kernel checks every program, which takes its time: not on the thread that listens for signals.
     spawn_blocking(move || programs::load(&pins, object::OBJECT)).await.context("load the programs")??;
     let fast_path = fast_path(&config).await?;
+    // With maps that nobody has filled they leave all sockets alone.
+    let socket_programs = socket_programs(&config).await?;
     let kernel = LinuxKernel::open(&config.pin_directory, &config.proc_sys)?;
     let interest = kernel.interest();
     let mut disturbances = std::pin::pin!(disturbances(Notifications::subscribe(&interest)?, interest));
@@ -90,6 +94,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let (api_sender, api_server) = watch::channel(ApiServer::new(server.url.clone(), server.source.clone()));
     let (snapshot_sender, overlay) = watch::channel(Snapshot::at_start());
     let (question_sender, questions) = mpsc::channel(QUESTIONS);
+    let (socket_problems_sender, socket_problems) = watch::channel(Vec::new());
 
     // What others see of us. None of it waits for the API server, so that each can say what is missing.
     let view = View {
@@ -106,6 +111,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         installer: installer(&config),
         old_layouts: OldLayouts::beside(&config.pin_directory),
         boot_id: node_facts::boot_id()?,
+        socket_problems,
     };
     let health = health::serve("health", config.health_address, health::router(view.clone()));
     let metrics = health::serve("metrics", config.metrics_address, metrics::router(registry));
@@ -127,6 +133,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         () = watch => bail!("the watch of the API server ended"),
         () = reconcile => bail!("the reconcile loop ended"),
         () = reclaim => bail!("the reclaim loop ended"),
+        () = socket_programs.keep(socket_problems_sender) => bail!("nobody looks after the programs for sockets any more"),
     }
 }
 
@@ -153,6 +160,13 @@ async fn fast_path(config: &Config) -> anyhow::Result<FastPath> {
             FastPath::Unsupported(error.to_string())
         }
     })
+}
+
+/// Attaches the programs for sockets. The kernel may take its time for a new link.
+async fn socket_programs(config: &Config) -> anyhow::Result<SocketPrograms> {
+    let (pins, root) = (config.pin_directory.clone(), config.cgroup_root.clone());
+    let attach = move || SocketPrograms::attach(&pins, &cgroup::unified(&root).unwrap_or(root));
+    Ok(spawn_blocking(attach).await.context("attach the programs for sockets")??)
 }
 
 /// The kernel's notifications for as long as the process lives: where they break, everything may have changed.
@@ -192,12 +206,14 @@ struct Follow {
     installer: Installer,
     old_layouts: OldLayouts,
     boot_id: String,
+    /// What is wrong with the programs for sockets.
+    socket_problems: watch::Receiver<Vec<Problem>>,
 }
 
 impl AfterPass for Follow {
     fn in_sync(&mut self, comparison: &Comparison) -> Vec<Problem> {
         let Comparison { plan, desired, observed, .. } = comparison;
-        let problems = self.installer.ensure(&NodeFacts {
+        let mut problems = self.installer.ensure(&NodeFacts {
             layout: LAYOUT_VERSION,
             boot_id: self.boot_id.clone(),
             node: plan.name.clone(),
@@ -208,6 +224,7 @@ impl AfterPass for Follow {
         if problems.is_empty() {
             self.old_layouts.retire(observed);
         }
+        problems.extend(self.socket_problems.borrow().iter().cloned());
         problems
     }
 

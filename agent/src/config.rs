@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_common::layout::PIN_DIRECTORY;
+use weft_common::services::SOCKETS_OF_HOST_ONLY;
 
 use crate::bootstrap::CANDIDATES;
 use crate::kubernetes::connect::SERVICE_ACCOUNT_DIRECTORY;
@@ -66,6 +67,25 @@ pub enum Switch {
     Off,
 }
 
+/// Whose sockets get their backends when they dial a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SocketServices {
+    /// Everybody's.
+    All,
+    /// Those of the host's network namespace. Packets of pods are translated on their way.
+    Host,
+}
+
+impl SocketServices {
+    /// The flags of [`weft_common::services::ServicesConfig`] that say so.
+    pub const fn flags(self) -> u32 {
+        match self {
+            Self::All => 0,
+            Self::Host => SOCKETS_OF_HOST_ONLY,
+        }
+    }
+}
+
 impl Config {
     /// The API server of the command line. An empty value, as in a ConfigMap with every key, is none.
     pub fn api_server(&self) -> Option<&str> {
@@ -98,6 +118,10 @@ pub struct Config {
     /// Where the host's /proc/sys is, writable.
     #[arg(long, env = "PROC_SYS", default_value = "/proc/sys")]
     pub proc_sys: PathBuf,
+    /// Where the host's control groups are mounted: those of version 2, or those of version 1 with the second one in the folder `unified`.
+    /// Programs for sockets are attached to their root.
+    #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
     /// The plugin's binary that is installed on the node.
     #[arg(long, env = "PLUGIN_BINARY", default_value = "/weft-cni")]
     pub plugin_binary: PathBuf,
@@ -114,6 +138,10 @@ pub struct Config {
     /// Off: all go by the VXLAN device, which is slower and asks less of the kernel.
     #[arg(long, env = "FAST_PATH", value_enum, default_value_t = Switch::On)]
     pub fast_path: Switch,
+    /// Whose connections to Services are led to a backend when they are made. Host: only those of processes in the host's network
+    /// namespace; what pods send is translated packet by packet, so that proxies and debuggers inside pods see what was dialled.
+    #[arg(long, env = "SOCKET_SERVICES", value_enum, default_value_t = SocketServices::All)]
+    pub socket_services: SocketServices,
     /// Where /healthz, /readyz and /livez are served.
     #[arg(long, env = "HEALTH_ADDRESS", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 10256))]
     pub health_address: SocketAddr,
@@ -139,6 +167,7 @@ mod tests {
         assert_eq!(parsed.log_format, LogFormat::Json);
         let config = parsed.agent.unwrap();
         assert_eq!((config.health_address.to_string().as_str(), config.fast_path), ("[::]:10256", Switch::On));
+        assert_eq!((config.socket_services, config.cgroup_root), (SocketServices::All, "/sys/fs/cgroup".into()));
         if std::env::var_os("NODE_NAME").is_none() {
             let error = CommandLine::try_parse_from(["weft-agent"]).unwrap_err().to_string();
             assert!(error.contains("--node-name"), "{error}");

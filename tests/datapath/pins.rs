@@ -36,7 +36,8 @@ fn a_second_start_changes_nothing_in_the_kernel() {
     assert_eq!(maps.nodes().unwrap(), BTreeMap::from([("10.244.2.0/24".parse().unwrap(), node)]));
     let mut names: Vec<_> = fs::read_dir(pins()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    let mut expected: Vec<_> = map::ALL.into_iter().chain(program::ALL).map(std::ffi::OsString::from).collect();
+    let expected = map::ALL.into_iter().chain(program::ALL).chain(program::SOCKET);
+    let mut expected: Vec<_> = expected.map(std::ffi::OsString::from).collect();
     expected.sort();
     assert_eq!(names, expected);
 }

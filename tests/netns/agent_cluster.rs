@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weft_common::layout::LAYOUT_VERSION;
+use weft_tests::control_group::ControlGroup;
 use weft_tests::netns::{Namespace, veth};
 use weft_tests::{binaries, wait};
 
@@ -54,6 +55,8 @@ pub(crate) struct AgentNode {
     pub(crate) pods: Vec<Namespace>,
     pub(crate) folder: PathBuf,
     pub(crate) pins: PathBuf,
+    /// Stands for the root of the node's control groups. Whoever is to dial Services from this node must be in it.
+    pub(crate) group: ControlGroup,
     api: String,
     agent: Mutex<Option<Child>>,
 }
@@ -155,7 +158,8 @@ impl AgentNode {
         let pins = PathBuf::from(format!("/sys/fs/bpf/{name}/v{LAYOUT_VERSION}"));
         let folder = folder.join(&name);
         fs::create_dir(&folder).unwrap();
-        Self { name, namespace, pods, folder, pins, api: api.to_owned(), agent: Mutex::default() }
+        let group = ControlGroup::new(&name).unwrap();
+        Self { name, namespace, pods, folder, pins, group, api: api.to_owned(), agent: Mutex::default() }
     }
 
     /// The agent, as the DaemonSet would start it.
@@ -191,7 +195,10 @@ impl AgentNode {
             format!("--cni-bin-directory={}", folder("bin")),
             format!("--cni-conf-directory={}", folder("net.d")),
         ];
-        self.namespace.command(words)
+        let mut command = self.namespace.command(words);
+        // Not on the command line: versions that do not know the setting are tested too.
+        command.env("CGROUP_ROOT", self.group.path());
+        command
     }
 
     /// Starts the agent. Its log goes on where the last one's ended.

@@ -287,7 +287,11 @@ fn the_fake_kernel_does_what_the_real_one_does() {
 #[test]
 fn this_machine_has_what_weft_needs() {
     let namespace = lonely_node("needs");
-    let missing = |pins: &str| Requirements::of_this_node(pins.as_ref(), "/proc/sys".as_ref()).missing();
+    let missing = |pins: &str| {
+        Requirements::of_this_node(pins.as_ref(), "/proc/sys".as_ref())
+            .with_cgroups("/sys/fs/cgroup".as_ref())
+            .missing()
+    };
     // The session mounts the BPF file system.
     Session::run(&namespace, |_| assert_eq!(missing(PIN_DIRECTORY), []));
     let elsewhere = missing("/tmp/weft/v2");

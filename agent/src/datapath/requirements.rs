@@ -6,8 +6,13 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-/// The oldest kernel with every helper that the programs call (`bpf_redirect_peer`).
+use super::cgroup;
+
+/// No kernel before this one can have everything: distributions take parts of newer ones into theirs, but not into older ones than this.
+/// Whether it is all there shows when the programs are loaded, and then the error says what is missing.
 const OLDEST: (u32, u32) = (5, 10);
+/// The first of the kernel's own releases that has every helper that the programs call (`bpf_set_retval`).
+const OLDEST_WITHOUT_PATCHES: &str = "5.18";
 /// Types of the kernel's own structures, which loading the programs needs.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -33,6 +38,8 @@ pub struct Requirements {
     btf: PathBuf,
     pin_directory: PathBuf,
     sysctl_root: PathBuf,
+    /// Where the host's control groups should be mounted, for whoever needs them.
+    cgroup_root: Option<PathBuf>,
 }
 
 impl Requirements {
@@ -41,7 +48,12 @@ impl Requirements {
         // Every Linux has this file; without it the release is unknown and counts as too old.
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
         let [pin_directory, sysctl_root] = [pin_directory, sysctl_root].map(Path::to_owned);
-        Self { release, btf: BTF.into(), pin_directory, sysctl_root }
+        Self { release, btf: BTF.into(), pin_directory, sysctl_root, cgroup_root: None }
+    }
+
+    /// The same for an agent that finds the host's control groups here.
+    pub fn with_cgroups(self, root: &Path) -> Self {
+        Self { cgroup_root: Some(root.to_owned()), ..self }
     }
 
     /// The kernel's release, such as `6.1.0-18-amd64`.
@@ -51,16 +63,14 @@ impl Requirements {
 
     /// Everything that is missing; empty on a node on which weft can work.
     pub fn missing(&self) -> Vec<Missing> {
-        [self.missing_version(), self.missing_btf(), self.missing_bpffs(), self.missing_sysctls()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let missing = [self.missing_version(), self.missing_btf(), self.missing_bpffs(), self.missing_sysctls()];
+        missing.into_iter().flatten().chain(self.missing_cgroups()).collect()
     }
 
     fn missing_version(&self) -> Option<Missing> {
         let too_old = version(&self.release).is_none_or(|version| version < OLDEST);
         too_old.then(|| Missing {
-            what: format!("the kernel is {:?}, weft needs Linux {}.{} or newer", self.release, OLDEST.0, OLDEST.1),
+            what: format!("the kernel is {:?}, weft needs Linux {OLDEST_WITHOUT_PATCHES} or newer", self.release),
             next_step: "boot the node with a newer kernel (6.1 and newer have everything)".to_owned(),
         })
     }
@@ -91,6 +101,16 @@ impl Requirements {
             next_step: "mount the node's /proc/sys/net there, or name its root with --proc-sys".to_owned(),
         })
     }
+
+    fn missing_cgroups(&self) -> Option<Missing> {
+        let root = self.cgroup_root.as_ref()?;
+        cgroup::unified(root).is_none().then(|| Missing {
+            what: format!("no control groups of version 2 are mounted on {} or {}", root.display(), root.join("unified").display()),
+            next_step: "mount the node's /sys/fs/cgroup into the agent's container and name the place with --cgroup-root; on a node \
+                        without control groups of version 2: mount -t cgroup2 none /sys/fs/cgroup/unified"
+                .to_owned(),
+        })
+    }
 }
 
 /// Major and minor number of a release.
@@ -119,11 +139,12 @@ mod tests {
             btf: folder.path().join("vmlinux"),
             pin_directory: folder.path().join("weft/v1"),
             sysctl_root: folder.path().to_owned(),
+            cgroup_root: Some(folder.path().join("cgroup")),
         };
         let missing = requirements.missing();
         let whats: Vec<&str> = missing.iter().map(|missing| missing.what.as_str()).collect();
-        assert_eq!(missing.len(), 4, "{whats:?}");
-        for (what, word) in whats.iter().zip(["4.19.0", "vmlinux", "BPF file system", "net/ipv4"]) {
+        assert_eq!(missing.len(), 5, "{whats:?}");
+        for (what, word) in whats.iter().zip(["4.19.0", "vmlinux", "BPF file system", "net/ipv4", "cgroup/unified"]) {
             assert!(what.contains(word), "{what}");
         }
         assert!(missing.iter().all(|missing| !missing.next_step.is_empty()));

@@ -4,29 +4,12 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use weft_tests::cluster::Cluster;
+use anyhow::{Result, anyhow};
 use weft_tests::echo::{self, Pod};
+pub(crate) use weft_tests::network::Network;
 use weft_tests::owned_cluster::{Options, OwnedCluster};
-use weft_tests::{network, weft_image};
 
 use crate::topology::Topology;
-
-/// Whose Pod network it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Network {
-    /// Debian's ptp plugin and static routes, and kube-proxy for Services.
-    Ptp,
-    /// Ours, installed by its manifests.
-    Weft,
-}
-
-impl Network {
-    /// Ours, unless `WEFT_TEST_NETWORK` says `ptp`.
-    pub(crate) fn from_environment() -> Self {
-        if env::var("WEFT_TEST_NETWORK").is_ok_and(|name| name == "ptp") { Self::Ptp } else { Self::Weft }
-    }
-}
 
 /// A running cluster, with the echo application on each of its nodes.
 pub(crate) struct Fixture {
@@ -63,18 +46,10 @@ impl Fixture {
 
 /// Starts a cluster with this network, and the echo application on it.
 pub(crate) fn start(network: Network, options: Options) -> Result<OwnedCluster> {
-    let mut archives = Vec::new();
-    if network == Network::Weft {
-        let archive = weft_image::archive(&top())?;
-        ensure!(archive.exists(), "there is no image of weft: run `cargo xtask image`");
-        archives.push(archive);
-    }
+    let images = network.images(&top())?;
     let progress = Box::new(|text: &str| eprintln!("cluster: {text}"));
-    let mut cluster = OwnedCluster::start(Options { images: archives, progress, ..options })?;
-    if network == Network::Ptp {
-        cluster.start_kube_proxy()?;
-    }
-    let ready = install(network, &cluster).and_then(|()| {
+    let mut cluster = OwnedCluster::start(Options { images, progress, ..options })?;
+    let ready = network.install(&mut cluster, &top()).and_then(|()| {
         cluster.wait_for_nodes()?;
         echo::deploy(&cluster)
     });
@@ -84,21 +59,8 @@ pub(crate) fn start(network: Network, options: Options) -> Result<OwnedCluster> 
     }
 }
 
-/// Gives the cluster, or a node that joined it, its network.
-pub(crate) fn install(network: Network, cluster: &Cluster) -> Result<()> {
-    match network {
-        Network::Ptp => network::install_ptp(cluster),
-        Network::Weft => {
-            let manifests = top().join("manifests/base");
-            cluster
-                .kubectl(["apply".as_ref(), "-k".as_ref(), manifests.as_os_str()])
-                .map(drop)
-                .context("cannot install weft")
-        }
-    }
-}
-
-fn top() -> PathBuf {
+/// The top of the source tree.
+pub(crate) fn top() -> PathBuf {
     let package =
         env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     package.parent().map(Path::to_owned).unwrap_or(package)

@@ -7,7 +7,7 @@ use weft_tests::echo;
 use weft_tests::wait;
 
 use crate::Case;
-use crate::fixture::{Fixture, Network, install};
+use crate::fixture::{Fixture, Network, top};
 use crate::pods::each_way;
 
 pub(crate) const CASES: &[Case] = &[
@@ -24,7 +24,7 @@ fn add(fixture: &Fixture) -> Result<()> {
     let mut cluster = fixture.change()?;
     cluster.add_node(NUMBER)?;
     if fixture.network == Network::Ptp {
-        install(fixture.network, &cluster)?;
+        fixture.network.install(&mut cluster, &top())?;
     }
     cluster.wait_for_nodes()
 }

@@ -76,6 +76,13 @@ impl Authority {
     }
 }
 
+/// A certificate for a server that nobody has to trust, and its key, both PEM.
+pub(crate) fn self_signed(name: &str) -> Result<(String, String)> {
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new([name.to_owned()])?.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     OpenOptions::new()
         .create(true)

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::command::{command, output};
 use crate::image::{Files, Image};
-use crate::{cache, tools};
+use crate::{cache, certificates, tools};
 
 /// The image of pod sandboxes.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
@@ -34,7 +34,7 @@ const BUSYBOX: &str = "/bin/busybox";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Commands of the host that busybox has not, or not as well, and their names in the images. The suite wants OpenBSD's nc, and a
 /// shell that does not prefer commands of its own over those of the image, as busybox's does.
-const COMMANDS: [(&str, &str); 10] = [
+const COMMANDS: [(&str, &str); 11] = [
     ("/usr/bin/bash", "/bin/bash"),
     ("/usr/bin/dash", "/bin/sh"),
     ("/usr/bin/ping", "/usr/bin/ping"),
@@ -45,6 +45,7 @@ const COMMANDS: [(&str, &str); 10] = [
     ("/usr/bin/getent", "/usr/bin/getent"),
     ("/usr/bin/iperf3", "/usr/bin/iperf3"),
     ("/usr/bin/nc.openbsd", "/usr/bin/nc"),
+    ("/usr/bin/nslookup", "/usr/bin/nslookup"),
 ];
 /// Libraries that the C library loads by itself to look names up, where it has them in files of their own.
 const LOOKUPS: [&str; 2] = ["libnss_dns.so.2", "libnss_files.so.2"];
@@ -101,6 +102,9 @@ fn agnhost() -> Result<PathBuf> {
         let mut files = commands()?;
         files.copy("/agnhost", 0o755, &program)?;
         files.folder("/uploads", 0o755);
+        // Its servers of TLS look here.
+        let (certificate, key) = certificates::self_signed("localhost")?;
+        files.file("/localhost.crt", 0o644, certificate).file("/localhost.key", 0o644, key);
         let (entrypoint, arguments) = (&["/agnhost"], &["pause"]);
         Image { name: AGNHOST, entrypoint, arguments, path: PATH, files: &files }.write(archive)
     })

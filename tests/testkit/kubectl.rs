@@ -1,7 +1,7 @@
 //! kubectl of a test cluster: inside its control plane's namespace, with the administrator's rights, with no file outside the cache.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -20,8 +20,18 @@ where
 {
     let mut command = control.command([tools::path("kubectl")?]);
     command.args(arguments);
-    command.env("KUBECONFIG", folder.join(format!("{ADMINISTRATOR}.kubeconfig")));
+    set_environment(&mut command, folder);
+    Ok(command)
+}
+
+/// Lets a command, and the kubectl that it may call, find the cluster and write nowhere else.
+pub(crate) fn set_environment(command: &mut Command, folder: &Path) {
+    command.env("KUBECONFIG", configuration(folder));
     command.env("KUBECACHEDIR", folder.join("kubectl"));
     command.env("KUBERC", "off");
-    Ok(command)
+}
+
+/// The administrator's kubeconfig in the instance's folder.
+pub(crate) fn configuration(folder: &Path) -> PathBuf {
+    folder.join(format!("{ADMINISTRATOR}.kubeconfig"))
 }

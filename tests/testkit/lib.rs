@@ -15,6 +15,8 @@ pub mod control_group;
 mod control_plane;
 pub mod control_process;
 pub mod dns;
+pub mod e2e;
+mod e2e_output;
 pub mod echo;
 pub mod image;
 pub mod images;

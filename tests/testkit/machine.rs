@@ -30,6 +30,7 @@ pub(crate) struct Machine {
     node: Node,
     namespace: Namespace,
     children: Vec<Child>,
+    has_kube_proxy: bool,
 }
 
 impl Machine {
@@ -59,7 +60,7 @@ impl Machine {
         let namespace = Namespace::in_instance(instance, &name)?;
         underlay::wire_node(site.control, &namespace, &name, site.family, site.wiring, number)?;
         let (node, init) = Node::start(instance, &name, &namespace)?;
-        let mut machine = Self { number, node, namespace, children: vec![init] };
+        let mut machine = Self { number, node, namespace, children: vec![init], has_kube_proxy: false };
         machine.children.push(containerd.start(&machine.node)?);
         Ok(machine)
     }
@@ -79,9 +80,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Starts kube-proxy; the API server should be ready.
+    /// Starts kube-proxy unless it was started before; the API server should be ready.
     pub(crate) fn start_kube_proxy(&mut self, family: Family, authority: &Authority) -> Result<()> {
-        self.children.push(kube_proxy::start(&self.node, family, authority)?);
+        if !self.has_kube_proxy {
+            self.children.push(kube_proxy::start(&self.node, family, authority)?);
+            self.has_kube_proxy = true;
+        }
         Ok(())
     }
 

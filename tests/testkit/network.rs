@@ -1,14 +1,54 @@
-//! Pod networks that are not ours: Debian's ptp plugin and a static route for every node. It proves the test bed, and is a peer.
+//! Whose Pod network a cluster has: ours, or one that is not ours, which proves the test bed and is a peer: Debian's ptp plugin, a
+//! static route for every node, and kube-proxy.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::kubelet;
 use crate::node::Node;
+use crate::owned_cluster::OwnedCluster;
+use crate::{kubelet, weft_image};
+
+/// Whose Pod network it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Debian's ptp plugin and static routes, and kube-proxy for Services.
+    Ptp,
+    /// Ours, installed by its manifests.
+    Weft,
+}
+
+impl Network {
+    /// Ours, unless `WEFT_TEST_NETWORK` says `ptp`.
+    pub fn from_environment() -> Self {
+        if env::var("WEFT_TEST_NETWORK").is_ok_and(|name| name == "ptp") { Self::Ptp } else { Self::Weft }
+    }
+
+    /// Archives of the images that its nodes need. Ours is that of the tree at `top`.
+    pub fn images(self, top: &Path) -> Result<Vec<PathBuf>> {
+        if self == Self::Ptp {
+            return Ok(Vec::new());
+        }
+        let archive = weft_image::archive(top)?;
+        ensure!(archive.exists(), "there is no image of weft: run `cargo xtask image`");
+        Ok(vec![archive])
+    }
+
+    /// Gives the cluster, or a node that joined it, this network.
+    pub fn install(self, cluster: &mut OwnedCluster, top: &Path) -> Result<()> {
+        match self {
+            Self::Ptp => install_ptp(cluster).and_then(|()| cluster.start_kube_proxy()),
+            Self::Weft => {
+                let manifests = top.join("manifests/base");
+                let words = ["apply".as_ref(), "-k".as_ref(), manifests.as_os_str()];
+                cluster.kubectl(words).map(drop).context("cannot install weft")
+            }
+        }
+    }
+}
 
 /// Where Debian's containernetworking-plugins lie.
 const PLUGINS: &str = "/usr/lib/cni";

@@ -190,7 +190,7 @@ impl OwnedCluster {
         self.kubectl(["delete", "pods", "--all-namespaces", &on_node, "--force", "--grace-period=0"]).map(drop)
     }
 
-    /// Starts kube-proxy on every node that is there now, for networks that have no Services of their own.
+    /// Starts kube-proxy on every node where it does not run yet, for networks that have no Services of their own.
     pub fn start_kube_proxy(&mut self) -> Result<()> {
         let family = self.family();
         self.machines.iter_mut().try_for_each(|machine| machine.start_kube_proxy(family, &self.keys.authority))

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod conformance;
 mod demo;
 mod fuzz;
 mod image;
@@ -65,6 +66,8 @@ enum Verb {
     },
     /// Feed the parsers, and the plugin as a whole, with made-up input: `fuzz plugin --seconds 600`
     Fuzz(fuzz::Arguments),
+    /// Run the Kubernetes project's own suite against weft, in a cluster of its own: `conformance --focus 'session affinity'`
+    Conformance(conformance::Arguments),
     /// Check format and lints and run every test
     Test(test::Arguments),
 }
@@ -91,6 +94,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Logs { name } => logs::command(name.as_deref()).map(|()| ExitCode::SUCCESS),
         Verb::Bench { arguments } => bench::command(&arguments),
         Verb::Image => image::command().map(|()| ExitCode::SUCCESS),
+        Verb::Conformance(arguments) => conformance::command(&arguments),
         Verb::Fuzz(arguments) => fuzz::command(&arguments),
         Verb::Test(arguments) => test::command(&arguments),
     }

@@ -154,7 +154,9 @@ impl<'k, M: ServiceMaps, A: AfterPass> Loop<'k, M, A> {
         passed.programmed =
             triggered.into_iter().filter(|at| *at >= self.began).map(|at| (wall - at).max(0.0)).collect();
         self.plan_retry(tries_again, now);
-        self.after.passed(&passed);
+        if passed.planned + passed.writes + passed.failed + passed.ended_sockets > 0 {
+            self.after.passed(&passed);
+        }
         self.publish(now);
     }
 

@@ -1,7 +1,6 @@
 //! Writes that the kernel refused, by what they were for, in words. Each is logged once, however often it is tried.
 
 use std::collections::{BTreeMap, HashMap};
-use std::error::Error;
 
 use tracing::{info, warn};
 use weft_common::address::from_bytes;
@@ -24,7 +23,6 @@ pub struct Failures {
 struct Failure {
     writes: usize,
     reason: String,
-    full: bool,
 }
 
 impl Failures {
@@ -40,18 +38,17 @@ impl Failures {
             .collect();
         for (write, error) in failed {
             let object = object(write, desired, &owners);
-            let failure = self.new.entry((object, map(write))).or_insert_with(|| Failure {
-                writes: 0,
-                reason: error.to_string(),
-                full: is_full(error),
-            });
+            let failure = self
+                .new
+                .entry((object, map(write)))
+                .or_insert_with(|| Failure { writes: 0, reason: error.to_string() });
             failure.writes += 1;
         }
     }
 
     /// Takes note of sockets that could not be ended.
     pub fn note_sockets(&mut self, error: &KernelError) {
-        let failure = Failure { writes: 1, reason: error.to_string(), full: false };
+        let failure = Failure { writes: 1, reason: error.to_string() };
         self.new.insert(("UDP sockets of this node".to_owned(), SOCKETS), failure);
     }
 
@@ -89,7 +86,7 @@ impl Failures {
 const SOCKETS: &str = "sockets";
 
 fn problem(object: &str, map: &str, failure: &Failure) -> Problem {
-    let Failure { writes, reason, full } = failure;
+    let Failure { writes, reason } = failure;
     if map == SOCKETS {
         return Problem::new(
             object,
@@ -97,29 +94,11 @@ fn problem(object: &str, map: &str, failure: &Failure) -> Problem {
             "the agent tries again; a process that keeps its socket must dial anew",
         );
     }
-    let what = if *full { format!("the map {map} is full") } else { format!("the map {map} refused a write") };
-    let next = if *full {
-        "remove Services or endpoints that nobody needs; the agent tries again as long as something is missing"
-    } else {
-        "see the reason; the agent tries again"
-    };
     Problem::new(
         object,
-        format!("{what} ({writes} writes missing; {reason}): it stays as it was before its last change"),
-        next,
+        format!("{writes} writes to the map {map} are missing, so it stays as it was before its last change: {reason}"),
+        "see the reason; the agent tries again until nothing is missing",
     )
-}
-
-/// Whether a map has no room: hash maps say E2BIG, longest prefix matches ENOSPC.
-fn is_full(error: &KernelError) -> bool {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error.source.as_ref());
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC));
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// The name of the map that a write is for.

@@ -2,7 +2,7 @@
 //!
 //! Objects ([`store`]) and this node ([`here`]) -> what is wanted for one Service ([`wanted`], [`standing`]) -> what the maps should hold
 //! ([`desired`]) beside what they hold ([`mirror`]) -> writes in steps ([`steps`]). Only the Services that an event concerns are
-//! computed and compared anew. [`programmer`] keeps all that, [`driver`] says when.
+//! computed and compared anew. [`programmer`] keeps the objects, [`writer`] the maps; [`driver`] says when.
 
 pub mod desired;
 pub mod driver;
@@ -22,3 +22,4 @@ pub mod state;
 pub mod steps;
 pub mod store;
 pub mod wanted;
+pub mod writer;

@@ -45,7 +45,7 @@ pub enum Step {
 }
 
 /// All steps, in their order.
-pub const STEPS: [Step; 15] = [
+pub const STEPS: [Step; 16] = [
     Step::Whole(set_config),
     // Without the rest, packets to other ports of the address are none of ours; with it, one to a port that went first would be refused.
     Step::Frontends(|compared, key, writes| remove_frontend(compared, key, writes, true)),
@@ -53,7 +53,9 @@ pub const STEPS: [Step; 15] = [
     Step::Ports(add_inner_ranges),
     Step::Frontends(restrict_frontend),
     Step::Ports(remove_outer_ranges),
-    Step::Ports(add_backends),
+    // Slots and entries of SERVING apart: neighbours of one kind are one system call.
+    Step::Ports(add_slots),
+    Step::Ports(add_serving),
     Step::Ports(set_service),
     Step::Ports(add_ranges),
     Step::Frontends(|compared, key, writes| set_frontend(compared, key, writes, false)),
@@ -180,8 +182,8 @@ fn remove_outer_ranges(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
     }
 }
 
-/// Adds all that new connections will need, beside what they use now.
-fn add_backends(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
+/// Adds the sets that new connections will choose from, beside those of now.
+fn add_slots(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
     let Some(port) = compared.desired.ports.get(&id) else { return };
     for set in [&port.cluster, &port.local] {
         if writes.sets.insert(set.generation) {
@@ -189,6 +191,11 @@ fn add_backends(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
             writes.all.extend(missing.map(|(key, backend)| Write::SetBackend(key, backend)));
         }
     }
+}
+
+/// Adds the backends that clients will stay with, beside those of now.
+fn add_serving(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
+    let Some(port) = compared.desired.ports.get(&id) else { return };
     let serving = &compared.mirror.serving;
     for (key, mut value) in port.serving(id) {
         value.sets = serving.possible(&key).fold(value.sets, |sets, held| sets | held.sets);

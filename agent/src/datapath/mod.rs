@@ -6,6 +6,7 @@ mod bpf_calls;
 pub mod cgroup;
 pub mod disturbance;
 pub mod fake;
+pub mod fake_services;
 #[cfg(test)]
 mod fake_tests;
 mod filters;

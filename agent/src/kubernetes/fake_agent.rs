@@ -135,7 +135,7 @@ impl Agent {
 
     /// The next event about Services.
     pub(super) async fn event(&mut self) -> ServiceEvent {
-        let event = timeout(PATIENCE, self.events.recv()).await;
+        let event = timeout(4 * PATIENCE, self.events.recv()).await;
         event.unwrap_or_else(|_| panic!("no event\n{:#?}", self.log.lines())).unwrap()
     }
 }

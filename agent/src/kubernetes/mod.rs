@@ -7,7 +7,11 @@ pub mod connect;
 pub mod contact;
 pub mod convert;
 pub mod convert_service;
+#[cfg(test)]
+mod convert_service_tests;
 pub mod convert_slice;
+#[cfg(test)]
+mod convert_slice_tests;
 mod failure;
 #[cfg(test)]
 mod fake_agent;
@@ -19,9 +23,13 @@ pub mod node_object;
 mod nodes;
 mod presence;
 pub mod servers;
+#[cfg(test)]
+mod servers_tests;
 pub mod service_cidr_object;
 pub mod service_object;
 mod services;
+#[cfg(test)]
+mod services_tests;
 pub mod slice_object;
 mod transport;
 pub mod watch;

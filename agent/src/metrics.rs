@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 use weft_common::layout::LAYOUT_VERSION;
+use weft_common::reason::DropReason;
 
 use crate::datapath::maps::Maps;
 use crate::overlay::reconcile::Pass;
@@ -151,16 +152,19 @@ impl Collector for Present {
 impl Present {
     fn encode_drops(&self, encoder: &mut DescriptorEncoder) -> Result<(), std::fmt::Error> {
         // No map, no counters: the agent's start has said why.
-        let Ok(counters) = Maps::open(&self.0.pin_directory).and_then(|maps| maps.drops()) else { return Ok(()) };
-        let mut family = encoder.encode_descriptor(
-            "weft_drops",
-            "Packets dropped, by program and reason",
-            None,
-            MetricType::Counter,
-        )?;
-        for (program, reason, packets) in counters {
-            let labels = [("program", program.name()), ("reason", reason.name())];
-            ConstCounter::new(packets).encode(family.encode_family(&labels)?)?;
+        let Ok(counted) = Maps::open(&self.0.pin_directory).and_then(|maps| maps.drop_counters()) else { return Ok(()) };
+        for (name, help, told) in [
+            ("weft_drops", "Packets dropped without a word, by program and reason", false),
+            ("weft_refusals", "Packets, connections and messages refused, and the sender told, by program and reason", true),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            let of_family = |(program, reason, _): &(&str, DropReason, u64)| {
+                report::sender_told(program, *reason) == told && report::is_possible(program, *reason)
+            };
+            for (program, reason, packets) in report::counters(&counted).filter(of_family) {
+                let labels = [("program", program), ("reason", reason.name())];
+                ConstCounter::new(packets).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -60,7 +60,8 @@ impl View {
         let mut problems = readiness::other_problems(&snapshot);
         let drops = self.drops().unwrap_or_else(|error| {
             problems.push(Problem::new("map DROPS", error.to_string(), "see the message"));
-            DropsReport { source: Source::Agent, problems: Vec::new(), map_id: 0, drops: Vec::new() }
+            let (source, problems, drops) = (Source::Agent, Vec::new(), Vec::new());
+            DropsReport { source, problems, map_id: 0, socket_map_id: 0, drops }
         });
         let comparison = snapshot.pass.as_ref().and_then(|pass| pass.comparison.as_ref().ok().cloned());
         let own = snapshot.cluster.as_ref().and_then(|cluster| cluster.nodes.get(&self.node));
@@ -109,8 +110,9 @@ fn underlay_devices(pass: &Pass) -> Vec<UnderlayDevice> {
 
 /// The counters of dropped packets, as data for people and programs.
 pub fn drops(source: Source, pin_directory: &Path, problems: Vec<Problem>) -> Result<DropsReport, MapsError> {
-    let (map_id, counters) = Maps::open(pin_directory)?.numbered_drops()?;
-    Ok(DropsReport { source, problems, map_id, drops: report::drops(&counters) })
+    let counters = Maps::open(pin_directory)?.drop_counters()?;
+    let drops = report::drops(&counters);
+    Ok(DropsReport { source, problems, map_id: counters.map_id, socket_map_id: counters.socket_map_id, drops })
 }
 
 /// The kernel of this node, as data for people and programs.

@@ -5,24 +5,31 @@ use std::time::Duration;
 
 use serde::Serialize;
 use weft_agent::report::{Drop, DropsReport, Source};
+use weft_common::reason::SOCKET;
 
 use crate::table::{problems, table};
 
 pub(crate) fn text(report: &DropsReport) -> String {
-    let drops = if report.drops.is_empty() {
-        "no packet was dropped\n".to_owned()
-    } else {
-        let rows = report.drops.iter().map(|drop| {
-            [drop.program.clone(), drop.reason.clone(), drop.packets.to_string(), drop.explanation.clone()]
-        });
-        let table = table(["PROGRAM", "REASON", "PACKETS", "MEANING"], rows);
-        let mut steps: Vec<_> = report.drops.iter().map(|drop| (&drop.reason, &drop.next_step)).collect();
-        steps.sort();
-        steps.dedup();
-        let steps = steps.into_iter().map(|(reason, next_step)| format!("  {reason}\n    -> {next_step}\n"));
-        format!("{table}\nWhat to do:\n{}", steps.collect::<String>())
+    let lost = report.drops.iter().filter(|drop| !drop.sender_told);
+    let lost = if lost.clone().next().is_none() { "no packet was dropped\n".to_owned() } else { counters(lost) };
+    let told: Vec<_> = report.drops.iter().filter(|drop| drop.sender_told).collect();
+    let told = match told.as_slice() {
+        [] => String::new(),
+        told => format!("\nRefused, and the sender was told at once:\n{}", counters(told.iter().copied())),
     };
-    format!("{drops}{}", problems("\nProblems:", &report.problems))
+    let mut steps: Vec<_> = report.drops.iter().map(|drop| (&drop.reason, &drop.next_step)).collect();
+    steps.sort();
+    steps.dedup();
+    let steps = steps.into_iter().map(|(reason, next_step)| format!("  {reason}\n    -> {next_step}\n"));
+    let what_to_do = if report.drops.is_empty() { "" } else { "\nWhat to do:\n" };
+    format!("{lost}{told}{what_to_do}{}{}", steps.collect::<String>(), problems("\nProblems:", &report.problems))
+}
+
+/// A table of counters; `weft status` shows the same.
+pub(crate) fn counters<'a>(drops: impl Iterator<Item = &'a Drop>) -> String {
+    let row =
+        |drop: &Drop| [drop.program.clone(), drop.reason.clone(), drop.packets.to_string(), drop.explanation.clone()];
+    table(["PROGRAM", "REASON", "PACKETS", "MEANING"], drops.map(row))
 }
 
 /// A counter that rose since the last look. As JSON it is one line of `weft drops --watch -o json`.
@@ -37,6 +44,8 @@ pub(crate) struct Rise {
     program: String,
     /// The reason's name.
     reason: String,
+    /// Whoever sent it was told at once.
+    sender_told: bool,
     /// Packets since the last look.
     packets: u64,
     /// The same, a second.
@@ -53,11 +62,10 @@ pub(crate) struct Rise {
 /// does a counter that is below its last value.
 pub(crate) fn rises(before: &DropsReport, after: &DropsReport, elapsed: Duration, time: &str) -> Vec<Rise> {
     let key = |drop: &Drop| (drop.program.clone(), drop.reason.clone());
-    let known: BTreeMap<_, _> = if before.map_id == after.map_id {
-        before.drops.iter().map(|drop| (key(drop), drop.packets)).collect()
-    } else {
-        BTreeMap::new()
+    let is_same_map = |drop: &&Drop| {
+        if drop.program == SOCKET { before.socket_map_id == after.socket_map_id } else { before.map_id == after.map_id }
     };
+    let known: BTreeMap<_, _> = before.drops.iter().filter(is_same_map).map(|drop| (key(drop), drop.packets)).collect();
     let rise = |drop: &Drop| {
         let last = known.get(&key(drop)).copied().unwrap_or_default();
         let packets = drop.packets.checked_sub(last).unwrap_or(drop.packets);
@@ -66,6 +74,7 @@ pub(crate) fn rises(before: &DropsReport, after: &DropsReport, elapsed: Duration
             source: after.source,
             program: drop.program.clone(),
             reason: drop.reason.clone(),
+            sender_told: drop.sender_told,
             packets,
             per_second: rate(packets, elapsed),
             total_packets: drop.packets,
@@ -110,6 +119,7 @@ mod tests {
         Drop {
             program: "from_pod".to_owned(),
             reason: reason.to_owned(),
+            sender_told: false,
             explanation: "A sentence.".to_owned(),
             next_step: "do this".to_owned(),
             packets,
@@ -118,7 +128,7 @@ mod tests {
 
     fn report(map_id: u32, drops: &[(&str, u64)]) -> DropsReport {
         let drops = drops.iter().map(|(reason, packets)| drop(reason, *packets)).collect();
-        DropsReport { source: Source::Agent, problems: Vec::new(), map_id, drops }
+        DropsReport { source: Source::Agent, problems: Vec::new(), map_id, socket_map_id: 1, drops }
     }
 
     fn risen(before: &DropsReport, after: &DropsReport) -> Vec<(String, u64, f64, u64)> {
@@ -141,7 +151,34 @@ mod tests {
 
     #[test]
     fn another_map_counts_from_zero_even_where_it_is_ahead_already() {
-        assert_eq!(risen(&report(1, &[("a", 10)]), &report(2, &[("a", 12)])), [("a".to_owned(), 12, 6.0, 12)]);
+        let before = report(1, &[("a", 10)]);
+        assert_eq!(risen(&before, &report(2, &[("a", 12)])), [("a".to_owned(), 12, 6.0, 12)]);
+        let other_sockets = |packets| DropsReport { socket_map_id: 2, ..report(1, &[("a", packets)]) };
+        assert_eq!(risen(&before, &other_sockets(12)), [("a".to_owned(), 2, 1.0, 12)], "that map counts other things");
+        let mut socket = other_sockets(12);
+        socket.drops[0].program = SOCKET.to_owned();
+        let mut before = before;
+        before.drops[0].program = SOCKET.to_owned();
+        assert_eq!(risen(&before, &socket), [("a".to_owned(), 12, 6.0, 12)]);
+    }
+
+    #[test]
+    fn what_was_refused_stands_below_what_was_lost() {
+        let mut both = report(1, &[("service_refused", 10), ("no_local_endpoint", 11)]);
+        both.drops[0].sender_told = true;
+        let whole = text(&both);
+        let place = |word: &str| whole.find(word).unwrap();
+        assert!(
+            place("no_local_endpoint") < place("Refused, and the sender") && whole.starts_with("PROGRAM"),
+            "{whole}"
+        );
+        assert!(place("Refused, and the sender") < place("service_refused"), "{whole}");
+        both.drops.truncate(1);
+        let told = text(&both);
+        assert!(
+            told.starts_with("no packet was dropped\n\nRefused, and the sender was told at once:\nPROGRAM"),
+            "{told}"
+        );
     }
 
     #[test]
@@ -166,7 +203,9 @@ mod tests {
     fn the_names_in_json_are_those_that_programs_read() {
         let rises = rises(&report(1, &[]), &report(1, &[("a", 4)]), Duration::from_secs(1), "now");
         let json = serde_json::to_value(&rises[0]).unwrap();
-        for key in "time source program reason packets perSecond totalPackets explanation nextStep".split(' ') {
+        for key in
+            "time source program reason senderTold packets perSecond totalPackets explanation nextStep".split(' ')
+        {
             assert!(json.get(key).is_some(), "{key} is missing in {json}");
         }
     }

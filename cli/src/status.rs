@@ -5,6 +5,7 @@ use std::fmt::Write;
 use weft_agent::report::{self, ApiServerStatus, FastPathSupport, PeerReport, Source, Status};
 use weft_common::layout::OVERLAY_DEVICE;
 
+use crate::drops;
 use crate::table::{list, problems, table};
 
 /// More peers than these are counted, not listed.
@@ -58,14 +59,11 @@ pub(crate) fn text(status: &Status) -> String {
     text += &ways(&status.peers);
     text += &problems("\nNot healthy because:", &status.reasons);
     text += &problems("\nProblems elsewhere:", &status.problems);
-    if !status.drops.is_empty() {
-        let rows = status.drops.iter().map(|drop| {
-            [drop.program.clone(), drop.reason.clone(), drop.packets.to_string(), drop.explanation.clone()]
-        });
-        text += &format!(
-            "\nPackets dropped since the maps were made:\n{}",
-            table(["PROGRAM", "REASON", "PACKETS", "MEANING"], rows)
-        );
+    for (heading, told) in [("Packets dropped", false), ("Refused, and the sender told,", true)] {
+        let mut counted = status.drops.iter().filter(|drop| drop.sender_told == told).peekable();
+        if counted.peek().is_some() {
+            text += &format!("\n{heading} since the maps were made:\n{}", drops::counters(counted));
+        }
     }
     text
 }

@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
 use weft_common::address::{self, AddressBytes};
 use weft_common::entries::{self, Config, Endpoint, Node, NodeAddress};
 use weft_common::layout::map;
-use weft_common::reason::{DropReason, Program, counter_index};
 
 use super::bpf_calls::{self, Object};
 use super::map_shapes::MapShape;
@@ -65,9 +64,6 @@ pub enum MapsError {
         source: io::Error,
     },
 }
-
-/// Packets that a program dropped for a reason.
-pub type DropCount = (Program, DropReason, u64);
 
 /// The maps that were pinned in a directory when it was opened. Somebody may remove or replace a pin: filters go on using the
 /// map that they were loaded with, and so do we.
@@ -177,26 +173,6 @@ impl Maps {
         Ok(entries.into_iter().map(|(key, endpoint)| (address::from_bytes(key), endpoint)).collect())
     }
 
-    /// Packets dropped since the maps were made, for every program and reason, zeros included.
-    pub fn drops(&self) -> Result<Vec<DropCount>, MapsError> {
-        self.numbered_drops().map(|(_, counters)| counters)
-    }
-
-    /// The same, and the kernel's number of the map that counts: another number is another map, which began at zero.
-    pub fn numbered_drops(&self) -> Result<(u32, Vec<DropCount>), MapsError> {
-        let counters: PerCpuArray<_, u64> = self.typed(map::DROPS)?;
-        let id =
-            self.data(map::DROPS)?.info().map_err(|error| self.failed("identify", map::DROPS, "itself", error))?.id();
-        let pairs =
-            Program::ALL.into_iter().flat_map(|program| DropReason::ALL.iter().map(move |&reason| (program, reason)));
-        let sums = pairs.map(|(program, reason)| {
-            let per_cpu = counters.get(&counter_index(program, reason), 0);
-            let per_cpu = per_cpu.map_err(|error| self.failed("read", map::DROPS, reason.name(), error))?;
-            Ok((program, reason, per_cpu.iter().sum()))
-        });
-        Ok((id, sums.collect::<Result<_, _>>()?))
-    }
-
     /// Adds or replaces the pod interface that has an address. For whoever holds the allocation lock.
     pub fn set_endpoint(&self, address: IpAddr, endpoint: Endpoint) -> Result<(), MapsError> {
         let written = self.endpoints_map()?.insert(address::to_bytes(address), endpoint, 0);
@@ -225,18 +201,24 @@ impl Maps {
         self.typed(map::CONFIG)
     }
 
-    fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, MapsError> {
+    pub(super) fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M, MapsError> {
         let opened = Map::from_map_data(self.data(name)?).and_then(M::try_from);
         opened.map_err(|error| MapsError::Open { path: self.directory.join(name), source: said(error) })
     }
 
-    fn data(&self, name: &str) -> Result<MapData, MapsError> {
+    pub(super) fn data(&self, name: &str) -> Result<MapData, MapsError> {
         let failed = |source| MapsError::Open { path: self.directory.join(name), source };
         let held = self.held.get(name).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         MapData::from_fd(held.try_clone().map_err(failed)?).map_err(|error| failed(said(error)))
     }
 
-    fn failed(&self, operation: &'static str, name: &str, entry: impl fmt::Display, error: MapError) -> MapsError {
+    pub(super) fn failed(
+        &self,
+        operation: &'static str,
+        name: &str,
+        entry: impl fmt::Display,
+        error: MapError,
+    ) -> MapsError {
         MapsError::Access { operation, entry: entry.to_string(), path: self.directory.join(name), source: said(error) }
     }
 }

@@ -5,6 +5,7 @@ mod batch;
 mod bpf_calls;
 pub mod cgroup;
 pub mod disturbance;
+pub mod drop_counters;
 pub mod fake;
 pub mod fake_services;
 #[cfg(test)]

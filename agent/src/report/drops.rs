@@ -1,9 +1,10 @@
-//! `weft drops`: the packets that our programs did not let through, by program and reason. `weft status` shows the same counters.
+//! `weft drops`: what our programs did not let through, by program and reason. `weft status` shows the same counters.
 
 use serde::{Deserialize, Serialize};
-use weft_common::reason::{DropReason, Program};
+use weft_common::reason::{DropReason, SOCKET};
 
 use super::Source;
+use crate::datapath::drop_counters::DropCounters;
 use crate::model::problem::Problem;
 
 /// `weft drops`.
@@ -16,37 +17,59 @@ pub struct DropsReport {
     pub problems: Vec<Problem>,
     /// The kernel's number of the map with the counters. Another number is another map, which counts from zero.
     pub map_id: u32,
+    /// The same of the map that counts at sockets.
+    #[serde(default)]
+    pub socket_map_id: u32,
     /// Counters that are not zero, by program and reason.
     pub drops: Vec<Drop>,
 }
 
-/// A counter of dropped packets.
+/// A counter of packets that were dropped or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Drop {
-    /// The program.
+    /// The program; `socket` stands for those of sockets.
     pub program: String,
     /// The reason's name.
     pub reason: String,
+    /// Whoever sent it was told at once, by a TCP RST, an ICMP error or the error of a system call: no silent loss.
+    #[serde(default)]
+    pub sender_told: bool,
     /// The reason in a sentence.
     pub explanation: String,
     /// What to do about it.
     pub next_step: String,
-    /// Packets since the maps were made.
+    /// Packets since the maps were made; of sockets, connections and messages.
     pub packets: u64,
 }
 
+/// Every counter with the program's name, zeros included.
+pub fn counters(counters: &DropCounters) -> impl Iterator<Item = (&'static str, DropReason, u64)> {
+    let packets = counters.packets.iter().map(|(program, reason, packets)| (program.name(), *reason, *packets));
+    packets.chain(counters.sockets.iter().map(|(reason, calls)| (SOCKET, *reason, *calls)))
+}
+
+/// Whether whoever sent it was told. A system call that fails always tells.
+pub fn sender_told(program: &str, reason: DropReason) -> bool {
+    program == SOCKET || reason == DropReason::ServiceRefused
+}
+
 /// Counters that are not zero.
-pub fn drops(counters: &[(Program, DropReason, u64)]) -> Vec<Drop> {
-    let counted = counters.iter().filter(|(_, _, packets)| *packets > 0);
-    let drop = |(program, reason, packets): &(Program, DropReason, u64)| Drop {
-        program: program.name().to_owned(),
+pub fn drops(counted: &DropCounters) -> Vec<Drop> {
+    let drop = |(program, reason, packets): (&str, DropReason, u64)| Drop {
+        program: program.to_owned(),
         reason: reason.name().to_owned(),
+        sender_told: sender_told(program, reason),
         explanation: reason.explanation().trim().to_owned(),
-        next_step: next_step(*reason).to_owned(),
-        packets: *packets,
+        next_step: next_step(reason).to_owned(),
+        packets,
     };
-    counted.map(drop).collect()
+    counters(counted).filter(|(_, _, packets)| *packets > 0).map(drop).collect()
+}
+
+/// Whether a program can count that reason: sockets know those of Services only.
+pub fn is_possible(program: &str, reason: DropReason) -> bool {
+    program != SOCKET || reason as u32 >= DropReason::ServiceRefused as u32
 }
 
 /// Who must do what. DEVICE stands for what `weft pods` shows.
@@ -129,7 +152,7 @@ fn next_step(reason: DropReason) -> &'static str {
              the Service does not have"
         }
         DropReason::NoLocalEndpoint => {
-            "The traffic policy of a Service is Local, and none of its endpoints is on this node. `weft services` shows which; run one on \
+            "The traffic policy of a Service is Local, and none of its endpoints is on this node. `weft services` marks it; run one on \
              each node with clients, or set the policy to Cluster"
         }
         DropReason::SourceRange => {
@@ -144,28 +167,46 @@ fn next_step(reason: DropReason) -> &'static str {
              shows under DROPPED which pod; it must send smaller ones"
         }
         DropReason::FlowTableFull => {
-            "More flows through Services than this node can tell apart. `weft pods` shows under DROPPED who opens them; let clients keep \
-             connections, or spread them over more nodes"
+            "More flows through Services than this node can tell apart. from_pod: `weft pods` shows under DROPPED who opens them; let \
+             clients keep connections, or spread them over more nodes"
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use weft_common::reason::Program;
+
     use super::*;
+
+    fn counted(packets: &[(Program, DropReason, u64)], sockets: &[(DropReason, u64)]) -> Vec<Drop> {
+        drops(&DropCounters { map_id: 7, packets: packets.to_vec(), socket_map_id: 8, sockets: sockets.to_vec() })
+    }
 
     #[test]
     fn counters_of_zero_are_left_out() {
-        let counters = [(Program::FromPod, DropReason::SourceNotPod, 3), (Program::ToPod, DropReason::Truncated, 0)];
-        let counted = drops(&counters);
+        let counted = counted(
+            &[(Program::FromPod, DropReason::SourceNotPod, 3), (Program::ToPod, DropReason::Truncated, 0)],
+            &[(DropReason::SourceRange, 0)],
+        );
         assert_eq!(counted.len(), 1);
         assert_eq!((counted[0].reason.as_str(), counted[0].packets), ("source_not_pod", 3));
     }
 
     #[test]
+    fn what_was_refused_is_told_apart_from_what_was_lost() {
+        let counted = counted(
+            &[(Program::FromPod, DropReason::ServiceRefused, 1), (Program::FromPod, DropReason::NoLocalEndpoint, 2)],
+            &[(DropReason::NoLocalEndpoint, 3)],
+        );
+        let told: Vec<_> = counted.iter().map(|drop| (drop.program.as_str(), drop.sender_told, drop.packets)).collect();
+        assert_eq!(told, [("from_pod", true, 1), ("from_pod", false, 2), ("socket", true, 3)]);
+    }
+
+    #[test]
     fn every_reason_says_what_it_means_and_what_to_do() {
         let counters: Vec<_> = DropReason::ALL.iter().map(|reason| (Program::FromPod, *reason, 1)).collect();
-        for drop in drops(&counters) {
+        for drop in counted(&counters, &[]) {
             assert!(drop.explanation.ends_with('.') && !drop.explanation.starts_with(' '), "{drop:?}");
             assert!(drop.next_step.len() > 20 && !drop.next_step.contains("  "), "{drop:?}");
         }
@@ -177,11 +218,12 @@ mod tests {
             source: Source::Agent,
             problems: Vec::new(),
             map_id: 7,
-            drops: drops(&[(Program::FromPod, DropReason::SourceNotPod, 3)]),
+            socket_map_id: 8,
+            drops: counted(&[(Program::FromPod, DropReason::SourceNotPod, 3)], &[]),
         };
         let json = serde_json::to_value(report).unwrap();
-        assert_eq!((&json["source"], &json["mapId"]), (&"agent".into(), &7.into()));
-        for key in ["program", "reason", "explanation", "nextStep", "packets"] {
+        assert_eq!((&json["source"], &json["mapId"], &json["socketMapId"]), (&"agent".into(), &7.into(), &8.into()));
+        for key in ["program", "reason", "senderTold", "explanation", "nextStep", "packets"] {
             assert!(json["drops"][0].get(key).is_some(), "{key} is missing in {json}");
         }
     }

@@ -15,7 +15,7 @@ mod ways;
 
 use serde::{Deserialize, Serialize};
 
-pub use drops::{Drop, DropsReport, drops};
+pub use drops::{Drop, DropsReport, counters, drops, is_possible, sender_told};
 pub use nodes::{NodeReport, NodesReport, nodes, nodes_of_maps};
 pub use pod_damage::{Damage, DamageKind};
 pub use pods::{Evidence, PodCounters, PodReport, PodsReport, Records, pods, select};

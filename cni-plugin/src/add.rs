@@ -19,7 +19,7 @@ use crate::{
     netlink::Netlink,
     node_facts::NodeFacts,
     pod_interface::{self, PodSide},
-    reclaim, result, source_rules,
+    pod_namespaces, reclaim, result, source_rules,
     undo::Undo,
 };
 
@@ -159,6 +159,9 @@ impl<'a> Parts<'a> {
             let noted = attachment.clone();
             undo.push(move || source_rules::remove_all(&noted));
             pod_side.answer_over(attachment, pair.pod)?;
+        } else {
+            // What the pod sends leaves by this interface, so these are its addresses.
+            pod_namespaces::record(&self.conf.pin_directory, pod_side.netlink(), &attachment.addresses)?;
         }
 
         for address in attachment.addresses.iter().copied() {

@@ -19,8 +19,9 @@ const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-/// The only type of map that the plugin uses.
+/// Types of maps that the plugin uses.
 const BPF_MAP_TYPE_HASH: u32 = 1;
+const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
 
 /// A pinned object that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +54,10 @@ pub enum Error {
         /// The kernel's words.
         source: io::Error,
     },
-    /// Not a hash, or one with other keys or values than ours.
+    /// Not a map of our type, or one with other keys or values than ours.
     #[error(
         "{path} is an object of type {found_kind} with keys of {found_key} and values of {found_value} bytes, not a hash \
-         (type 1) with {key} and {value}: it is not of this layout. Delete the weft agent's pod on this node; the next one \
+         (type {kind}) with {key} and {value}: it is not of this layout. Delete the weft agent's pod on this node; the next one \
          puts it right",
         path = path.display()
     )]
@@ -65,6 +66,8 @@ pub enum Error {
         path: PathBuf,
         /// Its type, of `enum bpf_map_type` in linux/bpf.h.
         found_kind: u32,
+        /// Our type.
+        kind: u32,
         /// Bytes of its keys.
         found_key: u32,
         /// Bytes of its values.
@@ -104,23 +107,26 @@ impl Program {
     }
 }
 
-/// A pinned hash with keys of `K` and values of `V` bytes.
+/// A pinned map with keys of `K` and values of `V` bytes: a hash, or what else of `enum bpf_map_type` has the number `KIND`.
 #[derive(Debug)]
-pub struct Map<const K: usize, const V: usize> {
+pub struct Map<const K: usize, const V: usize, const KIND: u32 = BPF_MAP_TYPE_HASH> {
     fd: OwnedFd,
     path: PathBuf,
     shape: PhantomData<([u8; K], [u8; V])>,
 }
 
-impl<const K: usize, const V: usize> Map<K, V> {
+/// A pinned hash that lets go of what was least recently used.
+pub type LruMap<const K: usize, const V: usize> = Map<K, V, BPF_MAP_TYPE_LRU_HASH>;
+
+impl<const K: usize, const V: usize, const KIND: u32> Map<K, V, KIND> {
     /// Opens a pinned map and checks its shape.
     pub fn open(pin_directory: &Path, name: &str) -> Result<Self, Error> {
         let path = pin_directory.join(name);
         let fd = open(&path)?;
         let [found_kind, _id, found_key, found_value] = info(&path, &fd)?;
         // A per-CPU hash of this shape would write more than `V` bytes.
-        if (found_kind, found_key as usize, found_value as usize) != (BPF_MAP_TYPE_HASH, K, V) {
-            return Err(Error::OtherShape { path, found_kind, found_key, found_value, key: K, value: V });
+        if (found_kind, found_key as usize, found_value as usize) != (KIND, K, V) {
+            return Err(Error::OtherShape { path, found_kind, kind: KIND, found_key, found_value, key: K, value: V });
         }
         Ok(Self { fd, path, shape: PhantomData })
     }

@@ -28,6 +28,7 @@ pub mod netlink;
 pub mod netns;
 pub mod node_facts;
 pub mod pod_interface;
+mod pod_namespaces;
 pub mod program;
 pub mod reclaim;
 pub mod result;

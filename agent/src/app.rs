@@ -20,8 +20,9 @@ use crate::datapath::kernel::LinuxKernel;
 use crate::datapath::notifications::Notifications;
 use crate::datapath::old_layouts::OldLayouts;
 use crate::datapath::requirements::Requirements;
+use crate::datapath::service_maps::LinuxServiceMaps;
 use crate::datapath::socket_programs::SocketPrograms;
-use crate::datapath::{cgroup, object, probe, programs};
+use crate::datapath::{cgroup, netns_cookie, object, probe, programs};
 use crate::install::{Installer, Places};
 use crate::kubernetes::connect::{self, Server};
 use crate::kubernetes::servers::Servers;
@@ -33,11 +34,16 @@ use crate::overlay::plan::gateway;
 use crate::overlay::pod_devices::StateDirectory;
 use crate::overlay::reconcile::{Comparison, Pass, Reconciler};
 use crate::overlay::way::FastPath;
+use crate::services;
+use crate::services::programmer::Programmer;
+use crate::services::snapshot::HostSockets;
 use crate::view::View;
-use crate::{admin, health, reclaim};
+use crate::{admin, feed, health, reclaim};
 
 /// Questions that wait for the loop. Whoever asks more waits to ask.
 const QUESTIONS: usize = 16;
+/// Events of Services that wait for their loop. The watches wait while there are more.
+const EVENTS: usize = 1024;
 /// Wait before the kernel's notifications are subscribed to again.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
@@ -90,10 +96,16 @@ async fn work(config: Config) -> anyhow::Result<()> {
     connect(&server).await?;
     let servers = Servers::new(server.clone(), Some(config.state_directory.join("api-servers.json")), connect);
 
+    let (node_sender, nodes) = watch::channel(None);
+    let (range_sender, ranges) = watch::channel(None);
     let (cluster_sender, cluster) = watch::channel(None);
+    let (told_sender, told) = mpsc::channel(EVENTS);
+    let (event_sender, events) = mpsc::channel(EVENTS);
     let (api_sender, api_server) = watch::channel(ApiServer::new(server.url.clone(), server.source.clone()));
     let (snapshot_sender, overlay) = watch::channel(Snapshot::at_start());
     let (question_sender, questions) = mpsc::channel(QUESTIONS);
+    let (service_snapshot, _services) = watch::channel(services::snapshot::Snapshot::at_start());
+    let (_service_question_sender, service_questions) = mpsc::channel(QUESTIONS);
     let (socket_problems_sender, socket_problems) = watch::channel(Vec::new());
 
     // What others see of us. None of it waits for the API server, so that each can say what is missing.
@@ -119,10 +131,18 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let admin = admin::serve(listener, view, config.state_directory.clone(), question_sender);
 
     // API server -> watch -> cluster -> reconcile -> kernel.
-    let watch = kubernetes_watch::nodes(&servers, cluster_sender, api_sender);
+    let watch_nodes = kubernetes_watch::nodes(&servers, node_sender, api_sender.clone());
+    let watch_services = kubernetes_watch::services(&servers, told_sender, api_sender);
+    let hand_on = feed::hand_on(told, event_sender, range_sender);
+    let join = feed::join(nodes.clone(), ranges, cluster_sender);
     let records = StateDirectory(config.state_directory.clone());
     let reconciler = Reconciler::new(&kernel, records, config.node_name.clone(), fast_path);
     let reconcile = driver::run(reconciler, cluster, disturbances.as_mut(), questions, snapshot_sender, after_pass);
+
+    // API server -> watch -> events -> Services' loop -> maps.
+    let service_maps = LinuxServiceMaps::open(&config.pin_directory)?;
+    let programmer = Programmer::new(&service_maps, config.node_name.clone(), host_sockets(&config));
+    let program = services::driver::run(programmer, events, nodes, service_questions, service_snapshot, NotCounted);
 
     let reclaim = reclaim::forever(config.state_directory.clone(), config.pin_directory.clone());
 
@@ -130,7 +150,11 @@ async fn work(config: Config) -> anyhow::Result<()> {
         () = health => bail!("the health server ended"),
         () = metrics => bail!("the metrics server ended"),
         ended = admin => bail!("the admin server ended: {ended:?}"),
-        () = watch => bail!("the watch of the API server ended"),
+        () = watch_nodes => bail!("the watch of the API server ended"),
+        () = watch_services => bail!("the watch of Services ended"),
+        () = hand_on => bail!("nobody takes the events of Services any more"),
+        () = join => bail!("nobody joins nodes and ranges any more"),
+        () = program => bail!("the loop of Services ended"),
         () = reconcile => bail!("the reconcile loop ended"),
         () = reclaim => bail!("the reclaim loop ended"),
         () = socket_programs.keep(socket_problems_sender) => bail!("nobody looks after the programs for sockets any more"),
@@ -167,6 +191,15 @@ async fn socket_programs(config: &Config) -> anyhow::Result<SocketPrograms> {
     let (pins, root) = (config.pin_directory.clone(), config.cgroup_root.clone());
     let attach = move || SocketPrograms::attach(&pins, &cgroup::unified(&root).unwrap_or(root));
     Ok(spawn_blocking(attach).await.context("attach the programs for sockets")??)
+}
+
+/// Whose sockets get their backends at once, and which are the host's.
+fn host_sockets(config: &Config) -> HostSockets {
+    let namespace = netns_cookie::own().unwrap_or_else(|error| {
+        warn!(object = "network namespace", reason = %error, "it has no cookie to be told by; the host's is taken for the initial one");
+        0
+    });
+    HostSockets { namespace, flags: config.socket_services.flags() }
 }
 
 /// The kernel's notifications for as long as the process lives: where they break, everything may have changed.
@@ -231,4 +264,11 @@ impl AfterPass for Follow {
     fn passed(&mut self, pass: &Pass, took: Duration) {
         self.metrics.passed(pass, took);
     }
+}
+
+/// Passes of Services are counted by nobody yet.
+struct NotCounted;
+
+impl services::snapshot::AfterPass for NotCounted {
+    fn passed(&mut self, _: &services::snapshot::Passed) {}
 }

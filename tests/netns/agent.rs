@@ -10,6 +10,7 @@ use weft_tests::netns::{Namespace, View};
 use weft_tests::{binaries, wait};
 
 use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, Families, LIMIT, internal_ips, pod_cidr};
+use crate::fake_api_objects::NODES;
 
 fn ping(from: &View, destination: &str, bytes: usize) {
     let bytes = bytes.to_string();
@@ -179,17 +180,17 @@ fn everything_goes_on_while_the_api_server_is_away_and_converges_when_it_is_back
 fn a_watch_at_a_version_that_the_api_server_has_forgotten_ends_in_a_new_list() {
     AgentCluster::run(DUAL, 1, |cluster| {
         let node = &cluster.nodes[0];
-        let lists = cluster.api.lists();
+        let lists = cluster.api.lists(NODES);
         cluster.register(1);
         cluster.register(3);
         node.wait_for_routes(&routes_of(&[1, 3], DUAL));
-        assert_eq!(cluster.api.lists(), lists, "events are enough");
+        assert_eq!(cluster.api.lists(NODES), lists, "events are enough");
         cluster.api.set_away(true);
         cluster.api.forget_versions();
         cluster.register(2);
         cluster.api.set_away(false);
         node.wait_for_routes(&routes_of(&[1, 2, 3], DUAL));
-        assert!(cluster.api.lists() > lists);
+        assert!(cluster.api.lists(NODES) > lists);
     });
 }
 

@@ -1,5 +1,5 @@
-//! An API server that knows Nodes only: lists and watches them, goes away and comes back. The real one runs in the cluster tests;
-//! this one does on demand what that one does on a bad day.
+//! An API server that knows Nodes and what Services need: lists and watches them, goes away and comes back. The real one runs in the
+//! cluster tests; this one does on demand what that one does on a bad day.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_tests::netns::Namespace;
+
+use crate::fake_api_objects::{Change, NODES, Query, RESOURCES, key, page};
 
 /// Listens until the process ends.
 #[derive(Clone)]
@@ -43,15 +45,18 @@ pub(crate) enum Break {
 #[derive(Default)]
 struct State {
     version: u64,
-    nodes: BTreeMap<String, Value>,
-    /// Every event with its version, for watches that begin at an older one.
-    events: Vec<(u64, Value)>,
+    /// By resource, then by namespace and name.
+    objects: BTreeMap<&'static str, BTreeMap<String, Value>>,
+    /// Every change with its version, for watches that begin at an older one.
+    changes: Vec<Change>,
     away: bool,
     fault: Fault,
+    /// Requests for these resources are refused with a status.
+    refused: BTreeMap<&'static str, u16>,
     /// How often watches were broken, and how the last time.
     breaks: (u64, Option<Break>),
     connections: Vec<TcpStream>,
-    lists: u64,
+    lists: BTreeMap<&'static str, u64>,
 }
 
 impl FakeApiServer {
@@ -72,26 +77,46 @@ impl FakeApiServer {
     /// Creates or replaces a Node.
     pub(crate) fn set_node(&self, name: &str, internal_ips: &[String], pod_cidrs: &[String]) {
         let addresses: Vec<_> = internal_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
-        let mut state = self.lock();
-        state.version += 1;
-        let node = json!({
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": name, "resourceVersion": state.version.to_string(), "creationTimestamp": "2026-01-01T00:00:00Z"},
-            "spec": {"podCIDRs": pod_cidrs},
-            "status": {"addresses": addresses},
-        });
-        let kind = if state.nodes.insert(name.to_owned(), node.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-        self.tell(state, kind, &node);
+        self.set_object(
+            NODES,
+            json!({
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {"podCIDRs": pod_cidrs},
+                "status": {"addresses": addresses},
+            }),
+        );
     }
 
     /// Deletes a Node.
     pub(crate) fn delete_node(&self, name: &str) {
+        self.delete_object(NODES, "", name);
+    }
+
+    /// Creates or replaces an object of a resource.
+    pub(crate) fn set_object(&self, resource: &'static str, object: Value) {
         let mut state = self.lock();
-        state.version += 1;
-        let mut node = state.nodes.remove(name).unwrap();
-        node["metadata"]["resourceVersion"] = json!(state.version.to_string());
-        self.tell(state, "DELETED", &node);
+        let objects = state.objects.entry(resource).or_default();
+        let before = objects.insert(key(&object), object.clone());
+        self.tell(state, resource, before, Some(object));
+    }
+
+    /// Deletes an object of a resource.
+    pub(crate) fn delete_object(&self, resource: &'static str, namespace: &str, name: &str) {
+        let mut state = self.lock();
+        let before = state.objects.entry(resource).or_default().remove(&format!("{namespace}/{name}"));
+        assert!(before.is_some(), "{resource} has no {namespace}/{name}");
+        self.tell(state, resource, before, None);
+    }
+
+    /// Refuses requests for a resource with a status, or not any more. Watches that are open go on.
+    pub(crate) fn refuse(&self, resource: &'static str, status: Option<u16>) {
+        let mut state = self.lock();
+        match status {
+            Some(status) => state.refused.insert(resource, status),
+            None => state.refused.remove(resource),
+        };
     }
 
     /// Goes away, with every connection, or comes back.
@@ -107,13 +132,14 @@ impl FakeApiServer {
     pub(crate) fn forget_versions(&self) {
         let mut state = self.lock();
         state.version = 1;
-        state.events.clear();
+        state.changes.clear();
     }
 
     /// The same with other nodes than there were: only those of these names.
     pub(crate) fn restore(&self, names: &[&str]) {
         self.forget_versions();
-        self.lock().nodes.retain(|name, _| names.contains(&name.as_str()));
+        let mut state = self.lock();
+        state.objects.entry(NODES).or_default().retain(|key, _| names.contains(&key.trim_start_matches('/')));
     }
 
     /// What it does with requests from now on. What is under way is ended, but for a hanging server, which ends nothing.
@@ -139,30 +165,32 @@ impl FakeApiServer {
 
     /// Replaces fields of a Node's status.
     pub(crate) fn patch_node(&self, name: &str, status: &Value) {
-        let mut state = self.lock();
-        state.version += 1;
-        let version = state.version;
-        let node = state.nodes.get_mut(name).unwrap();
-        node["metadata"]["resourceVersion"] = json!(version.to_string());
+        let mut node = self.lock().objects[NODES][&format!("/{name}")].clone();
         for (key, value) in status.as_object().unwrap() {
             node["status"][key] = value.clone();
         }
-        let node = node.clone();
-        self.tell(state, "MODIFIED", &node);
+        self.set_object(NODES, node);
     }
 
-    /// How often the nodes were listed.
-    pub(crate) fn lists(&self) -> u64 {
-        self.lock().lists
+    /// How often the objects of a resource were listed.
+    pub(crate) fn lists(&self, resource: &str) -> u64 {
+        self.lock().lists.get(resource).copied().unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.0.lock().unwrap()
     }
 
-    fn tell(&self, mut state: MutexGuard<'_, State>, kind: &str, node: &Value) {
+    fn tell(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        resource: &'static str,
+        before: Option<Value>,
+        after: Option<Value>,
+    ) {
+        state.version += 1;
         let version = state.version;
-        state.events.push((version, json!({"type": kind, "object": node})));
+        state.changes.push(Change { version, resource, before, after });
         drop(state);
         self.shared.1.notify_all();
     }
@@ -204,31 +232,31 @@ impl FakeApiServer {
                 }
                 Fault::Ask(_) => {}
             }
-            let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
-            let query = |key: &str| {
-                let (_, query) = target.split_once('?')?;
-                query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+            let target = request.split(' ').nth(1).unwrap_or_default();
+            let query = Query::of(target);
+            let Some(resource) = RESOURCES.into_iter().find(|resource| *resource == query.path) else {
+                if query.path == "/version" {
+                    respond(&mut connection, 200, &json!({"major": "1", "minor": "36"}))?;
+                } else {
+                    respond(&mut connection, 404, &status(404, "NotFound"))?;
+                }
+                continue;
             };
-            if target.starts_with("/version") {
-                respond(&mut connection, 200, &json!({"major": "1", "minor": "36"}))?;
-            } else if !target.starts_with("/api/v1/nodes") {
-                respond(&mut connection, 404, &status(404, "NotFound"))?;
-            } else if query("watch").is_some() {
-                let from = query("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+            let refused = self.lock().refused.get(resource).copied();
+            if let Some(code) = refused {
+                respond(&mut connection, code, &status(code, "a test says so"))?;
+            } else if query.get("watch").is_some() {
+                let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
                 if from > self.lock().version {
                     respond(&mut connection, 504, &status(504, "Timeout"))?;
                 } else {
-                    self.watch(connection, from)?;
+                    self.watch(connection, resource, &query.selector(), from)?;
                 }
             } else {
                 let mut state = self.lock();
-                state.lists += 1;
-                let list = json!({
-                    "apiVersion": "v1",
-                    "kind": "NodeList",
-                    "metadata": {"resourceVersion": state.version.to_string()},
-                    "items": state.nodes.values().collect::<Vec<_>>(),
-                });
+                *state.lists.entry(resource).or_default() += 1;
+                let none = BTreeMap::new();
+                let list = page(state.objects.get(resource).unwrap_or(&none), &query, state.version);
                 drop(state);
                 respond(&mut connection, 200, &list)?;
             }
@@ -244,7 +272,7 @@ impl FakeApiServer {
         }
     }
 
-    fn watch(&self, mut connection: &TcpStream, from: u64) -> std::io::Result<()> {
+    fn watch(&self, mut connection: &TcpStream, resource: &str, selector: &str, from: u64) -> std::io::Result<()> {
         connection
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         let mut sent = from;
@@ -268,7 +296,8 @@ impl FakeApiServer {
                 connection.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
                 return connection.shutdown(Shutdown::Both);
             }
-            let new: Vec<_> = state.events.iter().filter(|(version, _)| *version > sent).cloned().collect();
+            let new = state.changes.iter().filter(|change| change.version > sent && change.resource == resource);
+            let new: Vec<_> = new.map(|change| (change.version, change.event(selector))).collect();
             if new.is_empty() {
                 // Woken for each event; now and then, to see that the client has gone.
                 state = self.shared.1.wait_timeout(state, Duration::from_millis(500)).unwrap().0;
@@ -279,8 +308,10 @@ impl FakeApiServer {
             }
             drop(state);
             for (version, event) in new {
-                let line = format!("{event}\n");
-                connection.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+                if let Some(event) = event {
+                    let line = format!("{event}\n");
+                    connection.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+                }
                 sent = version;
             }
         }

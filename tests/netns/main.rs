@@ -12,7 +12,6 @@ mod agent_repair;
 mod agent_ways;
 mod cnitool;
 mod fake_api_objects;
-mod fake_api_objects;
 mod fake_api_server;
 mod fast_path;
 mod fast_path_devices;

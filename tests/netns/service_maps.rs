@@ -1,17 +1,22 @@
 //! The maps for Services of a real kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
+use nix::libc;
 use weft_agent::datapath::ServiceMaps;
 use weft_agent::datapath::service_maps::LinuxServiceMaps;
 use weft_agent::services::state::{ServiceState, SourceRange, Write};
 use weft_common::address;
 use weft_common::layout::{PIN_DIRECTORY, map};
 use weft_common::services::{
-    Backend, BackendSet, Frontend, FrontendKey, MAX_FRONTENDS, MAX_SERVICE_CIDRS, Service, ServicesConfig, Serving,
-    ServingKey, SlotKey, SourceRangeKey, frontend, service,
+    Backend, BackendSet, FROM_BACKEND, Frontend, FrontendKey, IN_CLUSTER, MAX_FRONTENDS, MAX_SERVICE_CIDRS, Service,
+    ServicesConfig, Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey, SourceRangeKey, frontend, service,
 };
 
 use crate::kernel_session::{Session, lonely_node};
@@ -148,7 +153,71 @@ fn what_a_full_map_refuses_is_named_and_all_else_is_written() {
     });
 }
 
+/// The kernel's number of a socket.
+fn cookie(socket: &UdpSocket) -> u64 {
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    let value = (&raw mut cookie).cast();
+    // SAFETY: the kernel writes at most `length` bytes, which is what `cookie` has.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, value, &raw mut length) };
+    assert_eq!(result, 0);
+    cookie
+}
+
+/// A socket that is connected to a peer.
+fn connected(local: &str, peer: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(local).unwrap();
+    socket.connect(peer).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    socket
+}
+
+/// What the programs write when a Service steers a socket to a peer.
+fn steer(socket: &UdpSocket, peer: SocketAddr, service: u64) {
+    let data = MapData::from_pin(Path::new(PIN_DIRECTORY).join(map::SOCKET_FLOWS)).unwrap();
+    let mut flows: HashMap<_, SocketFlowKey, SocketFlow> = Map::LruHashMap(data).try_into().unwrap();
+    let (address, port) = (address::to_bytes(peer.ip()), peer.port().to_be_bytes());
+    let key = SocketFlowKey { socket: cookie(socket), address, port, direction: FROM_BACKEND, zero: [0; 5] };
+    let dialled = address::to_bytes("10.96.0.1".parse().unwrap());
+    let flow =
+        SocketFlow { service, address: dialled, port: 53_u16.to_be_bytes(), set: IN_CLUSTER as u8, zero: [0; 5] };
+    flows.insert(key, flow, 0).unwrap();
+}
+
 #[test]
-fn without_anything_gone_no_socket_is_asked_for() {
-    with_maps("idle", |maps| assert_eq!(maps.end_sockets(&BTreeSet::new()).unwrap(), 0));
+fn sockets_end_with_the_backend_that_a_service_gave_them_and_no_others_do() {
+    with_maps("sockets", |maps| {
+        assert_eq!(maps.end_sockets(&BTreeSet::new()).unwrap(), 0);
+        let ways: [(&str, &str); 3] =
+            [("0.0.0.0:0", "127.0.0.1:0"), ("[::]:0", "[::1]:0"), ("[::]:0", "[::ffff:127.0.0.1]:0")];
+        for (local, server) in ways {
+            let servers = [server; 2].map(|server| UdpSocket::bind(server).unwrap());
+            let [peer, other] = servers.each_ref().map(|server| server.local_addr().unwrap());
+            let steered = connected(local, peer);
+            steer(&steered, peer, 1);
+            let by_another_service = connected(local, peer);
+            steer(&by_another_service, peer, 2);
+            let to_another_backend = connected(local, other);
+            steer(&to_another_backend, other, 1);
+            let dialled_itself = connected(local, peer);
+            // It was steered once, and has dialled another place since.
+            let moved = connected(local, other);
+            steer(&moved, peer, 1);
+            let unconnected = UdpSocket::bind(local).unwrap();
+            steer(&unconnected, peer, 1);
+
+            let (address, port) = (address::to_bytes(peer.ip()), peer.port().to_be_bytes());
+            let gone = BTreeSet::from([ServingKey { service: 1, address, port, zero: [0; 6] }]);
+            assert_eq!(maps.end_sockets(&gone).unwrap(), 1, "{peer}");
+            let error = steered.recv(&mut [0; 9]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{peer}: {error}");
+            assert!(steered.peer_addr().is_err());
+            for socket in [&by_another_service, &to_another_backend, &dialled_itself, &moved] {
+                assert!(socket.peer_addr().is_ok() && socket.send(b"weft").is_ok(), "{peer}");
+                assert_eq!(socket.recv(&mut [0; 9]).unwrap_err().kind(), ErrorKind::WouldBlock, "{peer}");
+            }
+            assert!(unconnected.send_to(b"weft", peer).is_ok());
+            assert_eq!(maps.end_sockets(&gone).unwrap(), 0, "{peer}: it is done");
+        }
+    });
 }

@@ -136,6 +136,16 @@ impl Collector for Present {
             count(failing),
         )?;
         gauge(&mut encoder, "weft_api_connected", "The API server answered the last request", flag(server.connected))?;
+        let mut family = encoder.encode_descriptor(
+            "weft_api_resource_failing",
+            "This resource cannot be listed or watched while the API server is there",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (resource, watched) in &server.resources {
+            let failing = flag(watched.problem.is_some());
+            ConstGauge::new(failing).encode(family.encode_family(&[("resource", *resource)])?)?;
+        }
         for (name, help, then) in [
             ("weft_api_heard_age", "Since the API server was last heard", server.heard),
             ("weft_api_list_age", "Since the nodes were last listed whole", server.listed),
@@ -198,7 +208,8 @@ mod tests {
 
     use super::*;
     use crate::datapath::requirements::Requirements;
-    use crate::kubernetes::watch::ApiServer;
+    use crate::kubernetes::watch::{ApiServer, WatchedResource};
+    use crate::model::problem::Problem;
     use crate::model::cluster::{Cluster, Node};
     use crate::overlay::driver::Snapshot;
     use crate::overlay::pod_devices::PodDevices;
@@ -239,6 +250,8 @@ mod tests {
         let (pass, cluster) = pass();
         let mut server = ApiServer::new("https://192.0.2.9:6443".to_owned(), "--api-server".to_owned());
         (server.connected, server.heard, server.listed) = (true, Some(Instant::now()), Some(Instant::now()));
+        let problem = Some(Problem::new("API server", "services are not heard of", "see the rights"));
+        server.resources.insert("services", WatchedResource { listed: None, problem });
         let snapshot = Snapshot {
             cluster: Some(Arc::new(cluster)),
             pass: Some(Arc::new(pass.clone())),
@@ -273,6 +286,7 @@ mod tests {
             "weft_peers{way=\"weft0\",reason=\"switched_off\"} 1",
             "weft_failing_changes 1",
             "weft_api_connected 1",
+            "weft_api_resource_failing{resource=\"services\"} 1",
             "weft_api_heard_age_seconds ",
             "weft_api_list_age_seconds ",
             "weft_sync_age_seconds ",

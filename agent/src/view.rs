@@ -58,6 +58,7 @@ impl View {
         let snapshot = self.overlay.borrow().clone();
         let reasons = readiness::reasons(&snapshot, &self.node);
         let mut problems = readiness::other_problems(&snapshot);
+        problems.extend(self.api_server.borrow().problems().cloned());
         let drops = self.drops().unwrap_or_else(|error| {
             problems.push(Problem::new("map DROPS", error.to_string(), "see the message"));
             let (source, problems, drops) = (Source::Agent, Vec::new(), Vec::new());

@@ -3,9 +3,10 @@
 //! TCP of every namespace, UDP of the host's. What is left alone goes out as it was dialled: from a pod `from_pod` sees it, and
 //! decides again.
 
+use core::ptr;
+
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
-use core::ptr;
 use weft_common::reason::DropReason;
 use weft_common::services::{SOCKETS_OF_HOST_ONLY, ServicesConfig};
 

@@ -129,8 +129,8 @@ fn receive<F: Family>(context: &SockAddrContext) {
     let source = F::peer(context);
     if let Some(service) = memory::known_as(memory::cookie(context), &source) {
         F::set_peer(context, &service);
-    } else {
-        // Entries of many sockets give way to newer ones; a connected socket knows better.
+    } else if memory::is_connected(context) {
+        // Entries give way to those of other sockets; what a connected one dialled stays with it.
         tell_peer::<F>(context);
     }
 }

@@ -3,6 +3,9 @@
 //! A UDP socket may talk to many services. What comes from a backend is told as coming from the service that the socket reached by
 //! it last; so is what comes from an address that the process also talks to without a Service.
 
+use core::ptr;
+
+use aya_ebpf::bindings::BPF_TCP_ESTABLISHED;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockAddrContext;
 use weft_common::reason::DropReason;
@@ -55,6 +58,14 @@ pub(crate) fn dialled(context: &SockAddrContext, peer: &Peer) -> Option<Peer> {
     let stored = unsafe { maps::socket_peers().get_ptr_mut(context).as_ref() }?;
     let is_peer = Address::of_entry(&stored.backend) == peer.address && stored.backend_port == peer.port;
     is_peer.then(|| Peer { address: Address::of_entry(&stored.dialled), port: stored.dialled_port })
+}
+
+/// Whether a UDP socket is connected. Nobody tells when one is disconnected.
+#[inline(always)]
+pub(crate) fn is_connected(context: &SockAddrContext) -> bool {
+    // SAFETY: as above, the socket of which is never absent.
+    let state = unsafe { ptr::read_volatile(&raw const (*(*context.sock_addr).__bindgen_anon_1.sk).state) };
+    state == BPF_TCP_ESTABLISHED
 }
 
 /// A socket is about to be connected to this peer by its own address.

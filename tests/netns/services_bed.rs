@@ -2,16 +2,15 @@
 //! programs take for the host.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::thread;
 
-use aya::programs::{CgroupAttachMode, CgroupSockAddr};
-use aya::{Ebpf, EbpfLoader};
-use nix::libc;
-use weft_agent::datapath::object;
-use weft_common::address;
-use weft_common::layout::program;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use weft_agent::datapath::socket_programs::SocketPrograms;
+use weft_agent::datapath::{netns_cookie, object, programs};
+use weft_common::layout::PIN_DIRECTORY;
 use weft_common::reason::DropReason;
 use weft_common::services::{PodAddresses, ServicesConfig};
 use weft_tests::answering::Answering;
@@ -35,7 +34,7 @@ pub(crate) struct Bed {
     pub(crate) pod: Namespace,
     pub(crate) group: ControlGroup,
     // Its end detaches the programs.
-    _programs: Ebpf,
+    _programs: SocketPrograms,
     _servers: Answering,
     _far: Namespace,
 }
@@ -92,15 +91,13 @@ impl Bed {
         }
         let answering = Answering::start(&far, &servers, PORT).unwrap();
         let group = ControlGroup::new("sockets").unwrap();
-        let mut programs = EbpfLoader::new().load(object::OBJECT).unwrap();
-        attach(&mut programs, group.path());
-        let tables = Tables::of(&mut programs);
+        let (tables, programs) = attach(&group);
         Self { tables, host, pod, group, _programs: programs, _servers: answering, _far: far }
     }
 
     /// Tells the programs about this node.
     pub(crate) fn configure(&self, flags: u32) {
-        let bytes = |text: &str| address::to_bytes(text.parse().unwrap());
+        let bytes = |text: &str| weft_common::address::to_bytes(text.parse().unwrap());
         self.tables.set_config(ServicesConfig {
             gateway_v4: bytes("10.244.1.1"),
             gateway_v6: bytes("fd00:10:244:1::1"),
@@ -114,7 +111,7 @@ impl Bed {
 
     /// Tells the programs which addresses the pod has, as the plugin does.
     pub(crate) fn record_pod(&self) {
-        let [v4, v6] = pod_addresses().map(address::to_bytes);
+        let [v4, v6] = pod_addresses().map(weft_common::address::to_bytes);
         self.tables.set_pod(cookie(&self.pod), PodAddresses { v4, v6 });
     }
 
@@ -144,34 +141,33 @@ fn process(namespace: &View, group: Option<&ControlGroup>) -> SocketProcess {
     SocketProcess::start(Path::new(env!("CARGO_BIN_EXE_weft-test-sockets")), namespace, group).unwrap()
 }
 
-fn attach(programs: &mut Ebpf, group: &Path) {
-    let group = File::open(group).unwrap();
-    for name in program::SOCKET {
-        let program: &mut CgroupSockAddr = programs.program_mut(name).unwrap().try_into().unwrap();
-        program.load().unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        program.attach(&group, CgroupAttachMode::Single).unwrap();
-    }
+/// Loads the programs and attaches them as the agent does, in a BPF file system that is gone afterwards: what is held open stays.
+fn attach(group: &ControlGroup) -> (Tables, SocketPrograms) {
+    let load = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).unwrap();
+        let pins = Path::new(PIN_DIRECTORY);
+        programs::load(pins, object::OBJECT).unwrap();
+        (Tables::open(pins), SocketPrograms::attach(pins, group.path()).unwrap())
+    };
+    thread::scope(|scope| scope.spawn(load).join().unwrap())
 }
 
 /// The cookie of a namespace.
 fn cookie(namespace: &View) -> u64 {
-    let read = || {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (mut cookie, mut size) = (0_u64, size_of::<u64>() as libc::socklen_t);
-        let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
-        // SAFETY: the kernel writes a number of this size.
-        let done = unsafe {
-            libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut size)
-        };
-        assert_eq!(done, 0);
-        cookie
-    };
-    namespace.enter(read).unwrap()
+    namespace.enter(|| netns_cookie::own().unwrap()).unwrap()
 }
 
 /// The addresses of the pod.
 pub(crate) fn pod_addresses() -> [IpAddr; 2] {
     ["10.244.1.2".parse().unwrap(), "fd00:10:244:1::2".parse().unwrap()]
+}
+
+/// An address and a port.
+pub(crate) fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
 }
 
 /// Server `number`, from 1 to [`SERVERS`].

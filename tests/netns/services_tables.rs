@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
-use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use ipnetwork::IpNetwork;
 use weft_common::address::{self, AddressBytes};
 use weft_common::layout::map;
@@ -63,25 +63,25 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// The maps of loaded programs.
-    pub(crate) fn of(programs: &mut Ebpf) -> Self {
-        macro_rules! take {
+    /// The maps that are pinned in a directory.
+    pub(crate) fn open(pins: &Path) -> Self {
+        macro_rules! open {
             ($name:ident) => {
-                programs.take_map(map::$name).unwrap().try_into().unwrap()
+                Map::from_map_data(MapData::from_pin(pins.join(map::$name)).unwrap()).unwrap().try_into().unwrap()
             };
         }
         Self {
-            frontends: RefCell::new(take!(FRONTENDS)),
-            services: RefCell::new(take!(SERVICES)),
-            backends: RefCell::new(take!(BACKENDS)),
-            serving: RefCell::new(take!(SERVING)),
-            source_ranges: RefCell::new(take!(SOURCE_RANGES)),
-            service_cidrs: RefCell::new(take!(SERVICE_CIDRS)),
-            config: RefCell::new(take!(SERVICES_CONFIG)),
-            pods: RefCell::new(take!(POD_NAMESPACES)),
-            affinity: take!(AFFINITY),
-            socket_flows: take!(SOCKET_FLOWS),
-            drops: take!(SOCKET_DROPS),
+            frontends: RefCell::new(open!(FRONTENDS)),
+            services: RefCell::new(open!(SERVICES)),
+            backends: RefCell::new(open!(BACKENDS)),
+            serving: RefCell::new(open!(SERVING)),
+            source_ranges: RefCell::new(open!(SOURCE_RANGES)),
+            service_cidrs: RefCell::new(open!(SERVICE_CIDRS)),
+            config: RefCell::new(open!(SERVICES_CONFIG)),
+            pods: RefCell::new(open!(POD_NAMESPACES)),
+            affinity: open!(AFFINITY),
+            socket_flows: open!(SOCKET_FLOWS),
+            drops: open!(SOCKET_DROPS),
             generations: Cell::new(1),
             written: RefCell::default(),
         }

@@ -64,7 +64,7 @@ pub(crate) enum Call {
     FastOpen(Id, SocketAddr, String),
     /// `recvfrom`; a stream is read to its end.
     Receive(Id, Duration),
-    /// Asks whoever is at an address again and again, each time by a new socket.
+    /// Asks the server at an address again and again, each time by a new socket.
     Ask {
         /// TCP: what the server says is read. UDP: something is sent, and the answer read.
         kind: Kind,

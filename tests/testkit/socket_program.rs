@@ -194,16 +194,21 @@ impl Socket {
     }
 }
 
-/// Asks a server once. An answer to a UDP message that comes from somebody else is another one.
+/// The server of an answer, which names the client too.
+fn server(answer: &str) -> String {
+    answer.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// Asks a server of [`crate::answering`] who it is. An answer to a UDP message that comes from somebody else is another one.
 fn ask(kind: Kind, family: Family, address: SocketAddr) -> nix::Result<String> {
     let socket = Socket::open(kind, family)?;
     if kind == Kind::Udp {
         socket.send_to(address, "who?", MsgFlags::empty())?;
         let (text, source) = socket.receive(LIMIT)?;
-        return Ok(if source == Some(address) { text } else { format!("{text} from {source:?}") });
+        return Ok(if source == Some(address) { server(&text) } else { format!("{text} from {source:?}") });
     }
     connect(socket.raw(), &socket.address(address))?;
-    Ok(socket.receive(LIMIT)?.0)
+    Ok(server(&socket.receive(LIMIT)?.0))
 }
 
 /// An address as people write it: IPv4-mapped ones as IPv4.

@@ -72,8 +72,8 @@ impl SocketProcess {
         }
     }
 
-    /// Asks whoever is at an address so many times, each time by a new socket; ends after `limit`. Gives what was answered, and how
-    /// often; errors by their name.
+    /// Asks the server of [`crate::answering`] at an address so many times, each time by a new socket; ends after `limit`. Gives the
+    /// servers' own addresses, and how often each answered; errors by their name.
     pub fn ask_for(
         &self,
         kind: Kind,
@@ -88,7 +88,7 @@ impl SocketProcess {
         }
     }
 
-    /// Asks whoever is at an address, by a socket of its family.
+    /// Asks the server at an address once, by a socket of its family.
     pub fn ask(&self, kind: Kind, address: SocketAddr) -> String {
         let heard = self.ask_for(kind, Family::of(address), address, 1, LIMIT);
         heard.into_keys().next().unwrap_or_default()

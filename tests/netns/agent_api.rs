@@ -10,6 +10,7 @@ use serde_json::Value;
 use weft_tests::wait;
 
 use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, LIMIT, pod_cidr};
+use crate::fake_api_objects::{CIDRS, SERVICES, SLICES};
 use crate::fake_api_server::{Break, Fault};
 
 const PROMISED: Duration = Duration::from_secs(5);
@@ -186,6 +187,68 @@ fn a_replaced_token_is_used_at_once_and_a_missing_right_is_named() {
         assert!(body["apiServer"]["lastError"].as_str().unwrap().contains("list nodes"), "{body}");
         cluster.api.set_fault(Fault::None);
         node.wait_until_ready();
+    });
+}
+
+#[test]
+fn a_resource_that_alone_may_not_be_read_is_a_problem_of_its_own_until_it_may() {
+    AgentCluster::run_without_agents(DUAL, 1, |cluster| {
+        let node = &cluster.nodes[0];
+        cluster.register(1);
+        cluster.api.refuse(SERVICES, Some(403));
+        node.start_agent();
+        node.wait_until_ready();
+        let problems = |node: &AgentNode| -> anyhow::Result<Vec<String>> {
+            let status = node.ask("/status")?;
+            let all = status["problems"].as_array().into_iter().flatten().map(ToString::to_string);
+            Ok(all.filter(|problem| problem.contains("services are not heard of")).collect())
+        };
+        wait::until(LIMIT, "the agent to say what it lacks", || {
+            let found = problems(node)?;
+            let [one] = found.as_slice() else { anyhow::bail!("{found:?}") };
+            ensure!(one.contains("ClusterRole weft-agent") && one.contains("list and watch of services"), "{one}");
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", node.log()));
+        assert!(node.metrics().contains("weft_api_resource_failing{resource=\"services\"} 1"));
+        // Everything else goes on.
+        let status = wait_until_connected(node, true);
+        assert_eq!(status["healthy"], true, "{status}");
+        cluster.register(3);
+        converges(node, &[1, 3]);
+        let (slices, lists) = (cluster.api.lists(SLICES), cluster.api.lists(CIDRS));
+        assert_eq!((slices, lists), (1, 1), "the other resources are watched");
+
+        cluster.api.refuse(SERVICES, None);
+        wait::until(LIMIT, "the problem to go", || {
+            let found = problems(node)?;
+            ensure!(found.is_empty(), "{found:?}");
+            Ok(())
+        })
+        .unwrap();
+        assert!(node.metrics().contains("weft_api_resource_failing{resource=\"services\"} 0"));
+        let log = node.log();
+        assert_eq!((log.matches("services are not").count(), log.matches("watched again").count()), (0, 1), "{log}");
+        assert_eq!(log.matches("not heard of any more").count(), 1, "{log}");
+    });
+}
+
+#[test]
+fn a_server_without_service_cidrs_is_no_line_in_the_log() {
+    AgentCluster::run_without_agents(DUAL, 1, |cluster| {
+        let node = &cluster.nodes[0];
+        cluster.register(1);
+        cluster.api.refuse(CIDRS, Some(404));
+        node.start_agent();
+        node.wait_until_ready();
+        wait::until(LIMIT, "the agent to watch the rest", || {
+            ensure!(cluster.api.lists(SERVICES) == 1 && cluster.api.lists(SLICES) == 1);
+            Ok(())
+        })
+        .unwrap();
+        let status = wait_until_connected(node, true);
+        assert!(!status["problems"].to_string().contains("servicecidrs"), "{status}");
+        assert!(!node.log().contains("servicecidrs"), "{}", node.log());
     });
 }
 

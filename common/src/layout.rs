@@ -63,6 +63,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// The same of flows that were not answered yet: a flood of them leaves the others alone.
     pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    /// Array with one [`crate::services::Tracked`]. Written by programs.
+    pub const TRACKED: &str = "TRACKED";
     /// LRU hash: [`crate::services::SocketFlowKey`] -> [`crate::services::SocketFlow`]. Written by programs.
     pub const SOCKET_FLOWS: &str = "SOCKET_FLOWS";
     /// Socket storage: what a connected socket dialled, as [`crate::services::SocketPeer`]. Written by programs.
@@ -71,7 +73,7 @@ pub mod map {
     pub const SOCKET_DROPS: &str = "SOCKET_DROPS";
 
     /// All maps.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         ENDPOINTS,
         NODES,
         NODE_ADDRESSES,
@@ -89,6 +91,7 @@ pub mod map {
         AFFINITY,
         FLOWS,
         NEW_FLOWS,
+        TRACKED,
         SOCKET_FLOWS,
         SOCKET_PEERS,
         SOCKET_DROPS,

@@ -40,6 +40,11 @@ macro_rules! reasons {
             /// All reasons, in the order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// The reason with a number.
+            pub const fn of_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)+ _ => None }
+            }
+
             /// The name in metrics and tables.
             pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name),+ } }
 

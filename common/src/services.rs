@@ -285,7 +285,7 @@ pub struct Flow {
     pub flags: u32,
     /// The service.
     pub service: u64,
-    /// When the last packet of this direction came, in nanoseconds of CLOCK_MONOTONIC; at most a second old.
+    /// When the last packet of either direction came, in nanoseconds of CLOCK_MONOTONIC; up to a second before it did.
     pub seen: u64,
 }
 
@@ -295,8 +295,24 @@ pub mod flow {
     pub const REPLY: u32 = 1;
     /// The backend was chosen from the local set.
     pub const LOCAL_SET: u32 = 2;
-    /// TCP: the end of the connection was seen (FIN or RST).
+    /// The end of the connection was seen: FIN of both sides, RST, or what SCTP has for it.
     pub const CLOSING: u32 = 4;
+    /// TCP: the sender of this direction sends no more (FIN).
+    pub const ENDED: u32 = 8;
+}
+
+/// Value of TRACKED: the protocols of which a flow was ever translated on this node. Packets of others need not be looked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracked {
+    /// 1 for TCP.
+    pub tcp: u8,
+    /// 1 for UDP.
+    pub udp: u8,
+    /// 1 for SCTP.
+    pub sctp: u8,
+    /// Zero.
+    pub zero: [u8; 5],
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 20);
@@ -316,6 +332,7 @@ const _: () = assert!(size_of::<SocketFlow>() == 32);
 const _: () = assert!(size_of::<SocketPeer>() == 40);
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<Flow>() == 56);
+const _: () = assert!(size_of::<Tracked>() == 8);
 
 /// Most frontends.
 pub const MAX_FRONTENDS: u32 = 131_072;
@@ -344,7 +361,7 @@ pub const MAX_NEW_FLOWS: u32 = 32_768;
 mod user {
     use super::{
         Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, PodAddresses, Service, ServicesConfig,
-        Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey, SourceRangeKey,
+        Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey, SourceRangeKey, Tracked,
     };
 
     macro_rules! plain {
@@ -356,7 +373,22 @@ mod user {
         };
     }
     plain!(
-        FrontendKey, Frontend, Service, SlotKey, Backend, ServingKey, Serving, AffinityKey, Affinity, SourceRangeKey,
-        ServicesConfig, PodAddresses, SocketFlowKey, SocketFlow, FlowKey, Flow,
+        FrontendKey,
+        Frontend,
+        Service,
+        SlotKey,
+        Backend,
+        ServingKey,
+        Serving,
+        AffinityKey,
+        Affinity,
+        SourceRangeKey,
+        ServicesConfig,
+        PodAddresses,
+        SocketFlowKey,
+        SocketFlow,
+        FlowKey,
+        Flow,
+        Tracked,
     );
 }

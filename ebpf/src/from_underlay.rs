@@ -1,13 +1,15 @@
 //! clsact ingress of the devices below the overlay: VXLAN for the pods of this node. All else goes on untouched.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::{DropReason, Program};
 
 use crate::overlay::Sender;
+use crate::step::MAY_BE_REPLY;
 use crate::verdict::{self, Verdict};
-use crate::{congestion, deliver, fast_path, hop_limit, maps, outer_packet, overlay};
+use crate::{congestion, deliver, fast_path, hop_limit, maps, outer_packet, overlay, reply};
 
 /// The program.
 #[classifier]
@@ -17,6 +19,21 @@ pub(crate) fn from_underlay(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
+    match weft_from_underlay(skb.skb) {
+        MAY_BE_REPLY => reply::translate_and_deliver(skb, Program::FromUnderlay),
+        action => Ok(Verdict::Decided(action)),
+    }
+}
+
+/// Takes a packet out of the tunnel.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weft_from_underlay(skb: *mut __sk_buff) -> i32 {
+    verdict::action(Program::FromUnderlay, take(&SkBuff::new(skb)))
+}
+
+#[inline(always)]
+fn take(skb: &SkBuff) -> Result<Verdict, DropReason> {
     let Some(outer) = outer_packet::read(skb)? else { return Ok(Verdict::Pass) };
     let inner = &outer.inner;
     let sender = overlay::judge(&outer.from, inner)?;
@@ -39,5 +56,5 @@ fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
     if congested {
         congestion::mark(skb, inner)?;
     }
-    deliver::to_endpoint(skb, inner, endpoint)
+    if reply::may_be(inner) { Ok(Verdict::Decided(MAY_BE_REPLY)) } else { deliver::to_endpoint(skb, inner, endpoint) }
 }

@@ -20,6 +20,8 @@ const SHIM6: u8 = 140;
 const MOST_EXTENSIONS: usize = 8;
 /// Fragment offset in the half word of a fragment header.
 const FRAGMENT_OFFSET: u16 = 0xfff8;
+/// The flag there that more fragments follow.
+const MORE_FRAGMENTS: u16 = 1;
 
 /// IPv4 options (RFC 791): end of list, no operation, loose and strict source route.
 const END: u8 = 0;
@@ -36,6 +38,8 @@ pub(crate) struct Transport {
     pub(crate) protocol: u8,
     /// Where its header begins, in bytes from the start of the frame.
     pub(crate) at: usize,
+    /// The packet is the first fragment of several: only a part of the content follows.
+    pub(crate) is_fragment: bool,
 }
 
 /// The transport header; `None` in a fragment that has not its beginning.
@@ -48,10 +52,11 @@ pub(crate) fn transport(skb: &SkBuff, packet: &Packet) -> Result<Option<Transpor
                 byte(skb, at - 1)?;
                 check_options(skb, at)?;
             }
-            Ok((!packet.later_fragment).then_some(Transport { protocol: packet.next_header, at }))
+            let transport = Transport { protocol: packet.next_header, at, is_fragment: packet.more_fragments };
+            Ok((!packet.later_fragment).then_some(transport))
         }
         Family::V6 if is_extension(packet.next_header) => walk(skb, packet.next_header, at),
-        Family::V6 => Ok(Some(Transport { protocol: packet.next_header, at })),
+        Family::V6 => Ok(Some(Transport { protocol: packet.next_header, at, is_fragment: false })),
     }
 }
 
@@ -78,6 +83,12 @@ fn check_options(skb: &SkBuff, end: usize) -> Result<(), DropReason> {
     Ok(())
 }
 
+/// Whether other headers may come between the IP header and the transport's.
+#[inline(always)]
+pub(crate) fn comes_later(packet: &Packet) -> bool {
+    packet.family == Family::V6 && is_extension(packet.next_header)
+}
+
 #[inline(always)]
 const fn is_extension(next_header: u8) -> bool {
     matches!(
@@ -88,7 +99,7 @@ const fn is_extension(next_header: u8) -> bool {
 
 #[inline(always)]
 fn walk(skb: &SkBuff, first: u8, start: usize) -> Result<Option<Transport>, DropReason> {
-    let (mut protocol, mut at) = (first, start);
+    let (mut protocol, mut at, mut is_fragment) = (first, start, false);
     for _ in 0..MOST_EXTENSIONS {
         let [next, length] = [byte(skb, at)?, byte(skb, at + 1)?];
         let bytes = match protocol {
@@ -98,6 +109,7 @@ fn walk(skb: &SkBuff, first: u8, start: usize) -> Result<Option<Transport>, Drop
                 if offset & FRAGMENT_OFFSET != 0 {
                     return Ok(None);
                 }
+                is_fragment |= offset & MORE_FRAGMENTS != 0;
                 8
             }
             AUTHENTICATION => (length as usize + 2) * 4,
@@ -108,7 +120,7 @@ fn walk(skb: &SkBuff, first: u8, start: usize) -> Result<Option<Transport>, Drop
         if !is_extension(protocol) {
             // Where nothing comes next, the last header must be whole.
             byte(skb, if protocol == NO_NEXT { at - 1 } else { at })?;
-            return Ok(Some(Transport { protocol, at }));
+            return Ok(Some(Transport { protocol, at, is_fragment }));
         }
     }
     Err(DropReason::BadHeaderChain)

@@ -18,7 +18,7 @@ pub(crate) fn check(skb: &SkBuff, packet: &Packet, transport: Option<Transport>)
     if packet.destination.is_loopback() {
         return Err(DropReason::LoopbackDestination);
     }
-    let Some(Transport { protocol: UDP, at }) = transport else { return Ok(()) };
+    let Some(Transport { protocol: UDP, at, .. }) = transport else { return Ok(()) };
     if !is_of_a_node(packet) {
         return Ok(());
     }

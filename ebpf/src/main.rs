@@ -13,6 +13,8 @@ mod fast_path;
 #[cfg(target_arch = "bpf")]
 mod fast_path_probe;
 #[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
 mod from_overlay;
 #[cfg(target_arch = "bpf")]
 mod from_pod;
@@ -27,7 +29,11 @@ mod leaving;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod nat;
+#[cfg(target_arch = "bpf")]
 mod neighbour;
+#[cfg(target_arch = "bpf")]
+mod new_flow;
 #[cfg(target_arch = "bpf")]
 mod outer_header;
 #[cfg(target_arch = "bpf")]
@@ -36,6 +42,8 @@ mod outer_packet;
 mod overlay;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod reply;
 #[cfg(target_arch = "bpf")]
 mod service;
 #[cfg(target_arch = "bpf")]
@@ -51,7 +59,13 @@ mod socket_hooks;
 #[cfg(target_arch = "bpf")]
 mod socket_memory;
 #[cfg(target_arch = "bpf")]
+mod step;
+#[cfg(target_arch = "bpf")]
+mod to_backend;
+#[cfg(target_arch = "bpf")]
 mod to_pod;
+#[cfg(target_arch = "bpf")]
+mod transport;
 #[cfg(target_arch = "bpf")]
 mod verdict;
 

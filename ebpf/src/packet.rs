@@ -14,6 +14,8 @@ pub(crate) const IPV6: usize = 40;
 
 /// The fragment offset in its half word of an IPv4 header.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// The flag there that more fragments follow.
+const MORE_FRAGMENTS: u16 = 0x2000;
 /// The bits of congestion notification in a byte of service or traffic class.
 const ECN: u8 = 3;
 
@@ -21,6 +23,8 @@ const ECN: u8 = 3;
 pub(crate) const TCP: u8 = 6;
 /// UDP.
 pub(crate) const UDP: u8 = 17;
+/// SCTP.
+pub(crate) const SCTP: u8 = 132;
 
 /// EtherTypes in network byte order, as `skb->protocol` and frames hold them.
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
@@ -71,6 +75,8 @@ pub(crate) struct Packet {
     pub(crate) header_length: usize,
     /// An IPv4 fragment other than the first.
     pub(crate) later_fragment: bool,
+    /// An IPv4 fragment other than the last.
+    pub(crate) more_fragments: bool,
     /// The two bits of Explicit Congestion Notification (RFC 3168).
     pub(crate) ecn: u8,
 }
@@ -119,6 +125,7 @@ fn parse_ipv4(skb: &SkBuff, at: usize) -> Result<Packet, DropReason> {
         next_header,
         header_length: (version_length & 0xf) as usize * 4,
         later_fragment: half(header, 6) & FRAGMENT_OFFSET.to_be() != 0,
+        more_fragments: half(header, 6) & MORE_FRAGMENTS.to_be() != 0,
         ecn: service & ECN,
     })
 }
@@ -144,6 +151,7 @@ fn parse_ipv6(skb: &SkBuff, at: usize) -> Result<Packet, DropReason> {
         next_header,
         header_length: IPV6,
         later_fragment: false,
+        more_fragments: false,
         ecn: (service >> 4) & ECN,
     })
 }

@@ -10,7 +10,7 @@ use weft_common::services::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS,
     MAX_FRONTENDS, MAX_NEW_FLOWS, MAX_POD_NAMESPACES, MAX_SERVICE_CIDRS, MAX_SERVICES, MAX_SERVING, MAX_SOCKET_FLOWS,
     MAX_SOURCE_RANGES, PodAddresses, Service, ServicesConfig, Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey,
-    SocketPeer, SourceRangeKey,
+    SocketPeer, SourceRangeKey, Tracked,
 };
 
 use crate::address::Address;
@@ -39,6 +39,8 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITY as usize }> = 
 static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
 static NEW_FLOWS: LruHashMap<FlowKey, Flow, { MAX_NEW_FLOWS as usize }> = LruHashMap::new();
+#[btf_map]
+static TRACKED: Array<Tracked, 1> = Array::new();
 #[btf_map]
 static SOCKET_FLOWS: LruHashMap<SocketFlowKey, SocketFlow, { MAX_SOCKET_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
@@ -128,6 +130,12 @@ pub(crate) const fn flows() -> &'static LruHashMap<FlowKey, Flow, { MAX_FLOWS as
 #[inline(always)]
 pub(crate) const fn new_flows() -> &'static LruHashMap<FlowKey, Flow, { MAX_NEW_FLOWS as usize }> {
     &NEW_FLOWS
+}
+
+/// The protocols of which flows were ever translated. Programs set its bytes, each once.
+#[inline(always)]
+pub(crate) fn tracked() -> Option<*mut Tracked> {
+    TRACKED.get_ptr_mut(0)
 }
 
 /// Peers of UDP sockets of the host.

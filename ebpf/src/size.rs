@@ -21,7 +21,7 @@ pub(crate) fn fits(skb: &SkBuff, transport: Option<Transport>, mtu: u32) -> bool
     let length = if segment == 0 {
         skb.len().wrapping_sub(ETHERNET as u32)
     } else {
-        let Some(Transport { protocol, at }) = transport else { return false };
+        let Some(Transport { protocol, at, .. }) = transport else { return false };
         // The kernel gives large packets this header, and takes it away where it makes segments.
         let is_jumbo = at == ETHERNET + IPV6 + JUMBO_HEADER && skb.len() > LARGEST_PAYLOAD + (ETHERNET + IPV6) as u32;
         let lost = if is_jumbo { JUMBO_HEADER } else { 0 };

@@ -7,7 +7,7 @@ use weft_common::reason::{DropReason, Program};
 
 use crate::packet::{self, Frame};
 use crate::verdict::{self, Verdict};
-use crate::{maps, neighbour};
+use crate::{maps, neighbour, reply};
 
 /// The program.
 #[classifier]
@@ -19,6 +19,10 @@ pub(crate) fn to_pod(context: TcContext) -> i32 {
 fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
     let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Verdict::Pass) };
     if maps::is_endpoint_of(skb, &packet.destination) {
+        // Backends outside the pods' network answer through the stack.
+        if reply::may_be(&packet) {
+            reply::translate(skb)?;
+        }
         Ok(Verdict::Pass)
     } else if neighbour::is_link_message(skb, &packet) {
         Err(DropReason::LinkLocalIgnored)

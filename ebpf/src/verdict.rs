@@ -11,6 +11,8 @@ pub(crate) enum Verdict {
     Pass,
     /// It goes to another device. The helper that named the device gave this action.
     Redirect(i32),
+    /// Another step decided, and counted what it dropped. This is its action.
+    Decided(i32),
 }
 
 /// The action for the kernel. Drops are counted.
@@ -18,7 +20,7 @@ pub(crate) enum Verdict {
 pub(crate) fn action(program: Program, decision: Result<Verdict, DropReason>) -> i32 {
     match decision {
         Ok(Verdict::Pass) => TC_ACT_UNSPEC,
-        Ok(Verdict::Redirect(action)) => action,
+        Ok(Verdict::Redirect(action) | Verdict::Decided(action)) => action,
         Err(reason) => {
             maps::count(program, reason);
             TC_ACT_SHOT as i32

@@ -19,6 +19,7 @@ pub(crate) const VXLAN_HEADER: u64 = (0x0800_0000 << 32) | (POD_VNI as u64) << 8
 /// Numbers of protocols and of IPv6 extension headers (IANA).
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const SCTP: u8 = 132;
 pub(crate) const HOP_BY_HOP: u8 = 0;
 pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const ICMPV6: u8 = 58;
@@ -66,6 +67,10 @@ pub(crate) enum Content {
     Udp { from: u16, to: u16, payload: Vec<u8>, with_checksum: bool },
     /// TCP to [`PORT`], or another one, with a header of so many bytes and as many bytes after it.
     Tcp { to: u16, header: usize, payload: usize },
+    /// TCP of a connection: numbers, flags, and what it carries; the header has no options.
+    Segment { from: u16, to: u16, sequence: u32, acknowledged: u32, flags: u8, payload: Vec<u8> },
+    /// SCTP with a first chunk of this type, and its bytes.
+    Sctp { from: u16, to: u16, chunk: u8, payload: Vec<u8> },
     /// An ICMPv6 message of this type.
     Icmpv6(u8),
     /// Anything: the number of its protocol, and its bytes.
@@ -161,16 +166,19 @@ impl Frame {
     /// The same to another port.
     pub(crate) fn port(mut self, port: u16) -> Self {
         match &mut self.content {
-            Content::Udp { to, .. } | Content::Tcp { to, .. } => *to = port,
+            Content::Udp { to, .. }
+            | Content::Tcp { to, .. }
+            | Content::Segment { to, .. }
+            | Content::Sctp { to, .. } => *to = port,
             other => panic!("no port in {other:?}"),
         }
         self
     }
 
-    /// The same UDP from another port.
+    /// The same from another port.
     pub(crate) fn source_port(mut self, port: u16) -> Self {
         match &mut self.content {
-            Content::Udp { from, .. } => *from = port,
+            Content::Udp { from, .. } | Content::Segment { from, .. } | Content::Sctp { from, .. } => *from = port,
             other => panic!("no source port in {other:?}"),
         }
         self

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::frames::{Content, ETHERNET, Frame, ICMPV6, TCP, UDP};
+use crate::frames::{Content, ETHERNET, Frame, ICMPV6, SCTP, TCP, UDP};
 
 impl Frame {
     /// What goes over the wire, with right checksums.
@@ -23,7 +23,8 @@ impl Frame {
     const fn protocol(&self) -> u8 {
         match self.content {
             Content::Udp { .. } => UDP,
-            Content::Tcp { .. } => TCP,
+            Content::Tcp { .. } | Content::Segment { .. } => TCP,
+            Content::Sctp { .. } => SCTP,
             Content::Icmpv6(_) => ICMPV6,
             Content::Other(number, _) => number,
         }
@@ -80,6 +81,22 @@ impl Frame {
                 bytes.resize(header + payload, 0x77);
                 (bytes, Some(16))
             }
+            Content::Segment { from, to, sequence, acknowledged, flags, payload } => {
+                let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
+                bytes.extend([sequence.to_be_bytes(), acknowledged.to_be_bytes()].concat());
+                bytes.extend([0x50, *flags, 0x10, 0, 0, 0, 0, 0]);
+                bytes.extend(payload);
+                (bytes, Some(16))
+            }
+            Content::Sctp { from, to, chunk, payload } => {
+                let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
+                bytes.extend([1, 2, 3, 4, 0, 0, 0, 0, *chunk, 0]);
+                bytes.extend((payload.len() as u16 + 4).to_be_bytes());
+                bytes.extend(payload);
+                let checksum = crc32c(&bytes);
+                bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+                (bytes, None)
+            }
             Content::Icmpv6(message_type) => {
                 let mut bytes = vec![0; 24];
                 bytes[0] = *message_type;
@@ -105,6 +122,18 @@ impl Frame {
         }
         bytes
     }
+}
+
+/// The checksum of SCTP (RFC 9260, appendix A), bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        }
+    }
+    !crc
 }
 
 /// The Internet checksum (RFC 1071) of bytes in which its own place is zero; 0 where it is there and right.

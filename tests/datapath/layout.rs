@@ -11,7 +11,7 @@ use weft_common::reason::{DropReason, Program, SOCKET, counter_index};
 use weft_common::services::{
     Affinity, AffinityKey, Backend, BackendSet, FROM_BACKEND, Flow, FlowKey, Frontend, FrontendKey, IN_CLUSTER,
     IN_LOCAL, PodAddresses, SOCKETS_OF_HOST_ONLY, Service, ServicesConfig, Serving, ServingKey, SlotKey, SocketFlow,
-    SocketFlowKey, SocketPeer, SourceRangeKey, TO_SERVICE, flow, frontend, service,
+    SocketFlowKey, SocketPeer, SourceRangeKey, TO_SERVICE, Tracked, flow, frontend, service,
 };
 
 macro_rules! at {
@@ -90,6 +90,9 @@ const FIELDS: &[(&str, usize)] = &[
     at!(Flow, flags),
     at!(Flow, service),
     at!(Flow, seen),
+    at!(Tracked, tcp),
+    at!(Tracked, udp),
+    at!(Tracked, sctp),
 ];
 
 /// Numbers with a meaning of their own.
@@ -110,6 +113,7 @@ const FLAGS: &[(&str, u32)] = &[
     ("flow::REPLY", flow::REPLY),
     ("flow::LOCAL_SET", flow::LOCAL_SET),
     ("flow::CLOSING", flow::CLOSING),
+    ("flow::ENDED", flow::ENDED),
 ];
 
 /// Everything that programs and user space of different versions must agree on.

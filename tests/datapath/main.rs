@@ -23,6 +23,8 @@ mod pins;
 mod refused;
 mod refused_by_overlay;
 mod refused_chains;
+mod services;
+mod services_to_backend;
 mod streams;
 mod streams_offloads;
 mod streams_router;

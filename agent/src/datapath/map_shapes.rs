@@ -11,7 +11,7 @@ use weft_common::layout::map;
 use weft_common::reason::{COUNTERS, REASONS_MAX};
 use weft_common::services::{
     self, Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, PodAddresses, Service, ServicesConfig,
-    Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey, SocketPeer, SourceRangeKey,
+    Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey, SocketPeer, SourceRangeKey, Tracked,
 };
 
 /// `BPF_F_NO_PREALLOC`: memory grows with the entries. Longest prefix maps have no other way.
@@ -52,6 +52,7 @@ impl MapShape {
         (map::AFFINITY, Self::least_recently_used::<AffinityKey, Affinity>(services::MAX_AFFINITY)),
         (map::FLOWS, Self::least_recently_used::<FlowKey, Flow>(services::MAX_FLOWS)),
         (map::NEW_FLOWS, Self::least_recently_used::<FlowKey, Flow>(services::MAX_NEW_FLOWS)),
+        (map::TRACKED, Self::array::<Tracked>()),
         (map::SOCKET_FLOWS, Self::least_recently_used::<SocketFlowKey, SocketFlow>(services::MAX_SOCKET_FLOWS)),
         // Its key is a socket's descriptor, and it has as many entries as there are sockets.
         (map::SOCKET_PEERS, Self::of::<u32, SocketPeer>(MapType::SkStorage, 0, NO_PREALLOC)),

@@ -1,0 +1,103 @@
+//! Writing other addresses and ports into a packet, with every checksum that counts them.
+//!
+//! The kernel may have a checksum of the whole packet (`CHECKSUM_COMPLETE`), or only the beginning of the transport's, which a device
+//! completes later (`CHECKSUM_PARTIAL`). The helpers know which, programs do not.
+
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::helpers::bpf_csum_diff;
+use aya_ebpf::programs::sk_buff::SkBuff;
+use weft_common::reason::DropReason;
+use weft_common::services::Flow;
+
+use crate::flow::Key;
+use crate::packet::{ETHERNET, Family, SCTP, UDP};
+
+/// Bytes of both addresses in an entry of the table of flows, and of both ports, which follow them.
+const ADDRESSES: usize = 32;
+const PORTS: usize = 4;
+/// The checksum and the source address in an IPv4 header; the source address in an IPv6 header. The destination follows.
+const IPV4_CHECKSUM: usize = 10;
+const IPV4_SOURCE: usize = 12;
+const IPV6_SOURCE: usize = 8;
+
+const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
+const PSEUDO_HEADER: u64 = BPF_F_PSEUDO_HDR as u64;
+const ZERO_MEANS_NONE: u64 = BPF_F_MARK_MANGLED_0 as u64;
+
+const _: () = assert!(core::mem::offset_of!(Flow, source) == 0 && core::mem::offset_of!(Flow, destination) == 16);
+const _: () = assert!(core::mem::offset_of!(Flow, source_port) == ADDRESSES);
+const _: () = assert!(core::mem::offset_of!(Flow, destination_port) == ADDRESSES + 2);
+const _: () = assert!(core::mem::offset_of!(weft_common::services::FlowKey, destination_port) == ADDRESSES + 2);
+
+/// Translates a packet with this key, whose transport header begins at `at`.
+#[inline(always)]
+pub(crate) fn write(skb: &SkBuff, family: Family, at: usize, key: &Key, becomes: &Flow) -> Result<(), DropReason> {
+    let addresses = difference(key, becomes, 0, ADDRESSES);
+    match family {
+        Family::V4 => {
+            // What these writes add to a checksum of the packet cancels out, so the kernel's own stays right.
+            skb.l3_csum_replace(ETHERNET + IPV4_CHECKSUM, 0, addresses, 0).map_err(failed)?;
+            let words = [last_word(&becomes.source), last_word(&becomes.destination)];
+            skb.store(ETHERNET + IPV4_SOURCE, &words, 0).map_err(failed)?;
+        }
+        Family::V6 => {
+            // IPv6 has no checksum of its own, so the kernel must correct its sum.
+            // SAFETY: the two addresses are the beginning of the entry.
+            let words = unsafe { &*core::ptr::from_ref(becomes).cast::<[u32; ADDRESSES / 4]>() };
+            skb.store(ETHERNET + IPV6_SOURCE, words, RECOMPUTE).map_err(failed)?;
+        }
+    }
+    let new_ports = [becomes.source_port, becomes.destination_port];
+    let (checksum, flags) = match key.0.protocol {
+        UDP => (at + 6, ZERO_MEANS_NONE),
+        // The checksum counts the ports.
+        SCTP if [key.0.source_port, key.0.destination_port] != new_ports => return Err(DropReason::HelperFailed),
+        SCTP => return Ok(()),
+        _ => (at + 16, 0),
+    };
+    let is_there = match key.0.protocol {
+        UDP => skb.load::<u16>(checksum).map_err(truncated)? != 0,
+        _ => true,
+    };
+    if !is_there {
+        return skb.store(at, &new_ports, RECOMPUTE).map_err(failed);
+    }
+    // The pseudo header counts the addresses.
+    skb.l4_csum_replace(checksum, 0, addresses, flags | PSEUDO_HEADER).map_err(failed)?;
+    if [key.0.source_port, key.0.destination_port] != new_ports {
+        // These two cancel out.
+        let ports = difference(key, becomes, ADDRESSES, PORTS);
+        skb.l4_csum_replace(checksum, 0, ports, flags).map_err(failed)?;
+        skb.store(at, &new_ports, 0).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What a checksum gains by the new bytes in the place of the old ones.
+#[inline(always)]
+fn difference(key: &Key, becomes: &Flow, from: usize, bytes: usize) -> u64 {
+    // SAFETY: both structures begin with the addresses, then the ports; the helper reads them.
+    let sum = unsafe {
+        let old = core::ptr::from_ref(key).cast::<u8>().add(from).cast_mut().cast::<u32>();
+        let new = core::ptr::from_ref(becomes).cast::<u8>().add(from).cast_mut().cast::<u32>();
+        bpf_csum_diff(old, bytes as u32, new, bytes as u32, 0)
+    };
+    // It refuses only lengths that are no words.
+    sum as u64 & 0xffff_ffff
+}
+
+#[inline(always)]
+fn last_word(address: &[u8; 16]) -> u32 {
+    let [.., a, b, c, d] = *address;
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+#[inline(always)]
+fn failed(_: i64) -> DropReason {
+    DropReason::HelperFailed
+}
+
+#[inline(always)]
+fn truncated(_: i64) -> DropReason {
+    DropReason::Truncated
+}

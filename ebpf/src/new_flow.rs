@@ -1,0 +1,125 @@
+//! The first packet to a service address: it gets a backend, and the flow an entry in the table.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::programs::sk_buff::SkBuff;
+use weft_common::reason::DropReason;
+use weft_common::services::{Flow, Frontend, IN_LOCAL, PortBytes, flow, frontend};
+
+use crate::address::Address;
+use crate::flow::{Both, Signal};
+use crate::header_chain::{self, Transport};
+use crate::packet::{self, Family, Frame, Packet};
+use crate::{maps, service, service_maps, step, transport};
+
+/// Source ports for flows that cannot keep theirs: the first, and how many.
+const OTHER_PORTS: (u32, u32) = (1024, 64_512);
+/// How many are tried.
+const TRIES: usize = 8;
+
+/// Makes a flow of a packet to a Service. A packet that is for none is nothing of its business.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn weft_new_flow(skb: *mut __sk_buff) -> i32 {
+    step::result(begin(&SkBuff::new(skb)))
+}
+
+#[inline(always)]
+fn begin(skb: &SkBuff) -> Result<bool, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(false) };
+    let Some(transport) = header_chain::transport(skb, &packet)? else {
+        // Nothing tells the port of a later fragment.
+        return refuse_parts(&packet, DropReason::ServiceFragment);
+    };
+    if !transport::has_flows(transport.protocol) {
+        // An echo is refused as everything else is that a Service does not serve.
+        return service::find(&packet.destination, [0; 2], transport.protocol, false).map(|_| false);
+    }
+    let Some(ports) = transport::ports(skb, transport) else {
+        return refuse_parts(&packet, DropReason::Truncated);
+    };
+    let Some(frontend) = service::find(&packet.destination, ports[1], transport.protocol, false)? else {
+        return Ok(false);
+    };
+    if transport::signal(skb, transport) != Signal::Begins {
+        // Of a connection that we do not know, or with the node itself.
+        return if is_for_the_node(frontend, &packet) { Ok(false) } else { Err(DropReason::ServiceRefused) };
+    }
+    let service = service::of(frontend)?;
+    let choice = service::choose(frontend, service, &packet.source)?;
+    if transport.is_fragment {
+        return Err(DropReason::ServiceFragment);
+    }
+    let flags = if choice.set == IN_LOCAL { flow::LOCAL_SET } else { 0 };
+    remember(&packet, transport, ports, &choice, frontend.service, flags)
+}
+
+/// A packet whose port nothing tells: all are refused that are for an address with cluster IPs' rules.
+#[inline(always)]
+fn refuse_parts(packet: &Packet, reason: DropReason) -> Result<bool, DropReason> {
+    match service::find(&packet.destination, [0; 2], 0, false) {
+        Ok(Some(_)) | Err(DropReason::ServiceRefused) => Err(reason),
+        Ok(None) => Ok(false),
+        Err(other) => Err(other),
+    }
+}
+
+#[inline(always)]
+fn remember(
+    packet: &Packet,
+    transport: Transport,
+    ports: [PortBytes; 2],
+    choice: &service::Choice,
+    service: u64,
+    flags: u32,
+) -> Result<bool, DropReason> {
+    let key = transport::key(packet, transport.protocol, ports);
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let flow = Flow {
+        source: *source(packet, &choice.address)?.bytes(),
+        destination: *choice.address.bytes(),
+        source_port: ports[0],
+        destination_port: choice.port,
+        flags,
+        service,
+        seen: now,
+    };
+    let mut both = Both::of(key, flow);
+    for _ in 0..TRIES {
+        if both.is_free(now) {
+            both.remember(now)?;
+            return Ok(true);
+        }
+        both.set_port(another_port());
+    }
+    Err(DropReason::FlowTableFull)
+}
+
+/// Whether a packet of a connection that we do not know may be of one with the node itself: it has the address, and may have
+/// dialled from that port.
+#[inline(always)]
+fn is_for_the_node(frontend: &Frontend, packet: &Packet) -> bool {
+    frontend.flags & frontend::NODE_PORT != 0 || maps::is_own_internal_ip(&packet.destination)
+}
+
+/// The source of packets to a backend: the client's. To itself a pod could not answer, so there the gateway asks.
+#[inline(always)]
+fn source(packet: &Packet, backend: &Address) -> Result<Address, DropReason> {
+    if *backend != packet.source {
+        return Ok(packet.source);
+    }
+    let config = service_maps::config().ok_or(DropReason::NotConfigured)?;
+    let gateway = Address::of_entry(match packet.family {
+        Family::V4 => &config.gateway_v4,
+        Family::V6 => &config.gateway_v6,
+    });
+    if gateway == Address::UNSPECIFIED { Err(DropReason::NotConfigured) } else { Ok(gateway) }
+}
+
+#[inline(always)]
+fn another_port() -> PortBytes {
+    let (first, count) = OTHER_PORTS;
+    // SAFETY: a helper without arguments.
+    ((first + unsafe { bpf_get_prandom_u32() } % count) as u16).to_be_bytes()
+}

@@ -1,0 +1,105 @@
+//! Replies of backends: the client gets them from the address that it dialled. Whoever delivers a packet to a pod asks here first.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::sk_buff::SkBuff;
+use weft_common::reason::{DropReason, Program};
+use weft_common::services::{Flow, flow};
+
+use crate::address::Address;
+use crate::flow::{self as flows, Found, Key, Signal};
+use crate::header_chain::{self, Transport};
+use crate::packet::{self, Frame, Packet};
+use crate::verdict::{self, Verdict};
+use crate::{deliver, maps, nat, step, transport};
+
+/// Whether a packet to a pod of this node may belong to a translated flow.
+#[inline(always)]
+pub(crate) fn may_be(packet: &Packet) -> bool {
+    // Most nodes never translate TCP: there sockets do it.
+    flows::is_tracked(packet.next_header) || header_chain::comes_later(packet)
+}
+
+/// Translates a packet to a pod of this node if it belongs to a translated flow; any other stays as it is.
+#[inline(always)]
+pub(crate) fn translate(skb: &SkBuff) -> Result<(), DropReason> {
+    step::outcome(weft_translate_reply(skb.skb)).map(drop)
+}
+
+/// The same, and then gives the packet to the pod.
+#[inline(always)]
+pub(crate) fn translate_and_deliver(skb: &SkBuff, program: Program) -> Result<Verdict, DropReason> {
+    translate(skb)?;
+    Ok(Verdict::Decided(weft_deliver(skb.skb, program as u32)))
+}
+
+/// Gives a packet to its pod of this node. `program` is the number of the program that would count a drop.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weft_deliver(skb: *mut __sk_buff, program: u32) -> i32 {
+    let program = Program::ALL.into_iter().find(|one| *one as u32 == program).unwrap_or(Program::FromOverlay);
+    verdict::action(program, deliver(&SkBuff::new(skb)))
+}
+
+#[inline(always)]
+fn deliver(skb: &SkBuff) -> Result<Verdict, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Err(DropReason::NotIp) };
+    match maps::endpoint(&packet.destination) {
+        Some(endpoint) => deliver::to_endpoint(skb, &packet, endpoint),
+        // It is gone this very moment.
+        None => Err(DropReason::NotForThisNode),
+    }
+}
+
+/// [`translate`] where there may be a flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weft_translate_reply(skb: *mut __sk_buff) -> i32 {
+    step::result(look_up(&SkBuff::new(skb)))
+}
+
+#[inline(always)]
+fn look_up(skb: &SkBuff) -> Result<bool, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(false) };
+    // What has no ports here belongs to no flow.
+    let Ok(Some(transport)) = header_chain::transport(skb, &packet) else { return Ok(false) };
+    if !transport::has_flows(transport.protocol) {
+        return Ok(false);
+    }
+    let Some(ports) = transport::ports(skb, transport) else { return Ok(false) };
+    let key = transport::key(&packet, transport.protocol, ports);
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(found) = flows::find(&key, now) else { return Ok(false) };
+    let becomes = found.flow();
+    // The pod may have the address of a former frontend, or of a former client.
+    if becomes.flags & flow::REPLY == 0 || Address::of_entry(&becomes.destination) != packet.destination {
+        return Ok(false);
+    }
+    answered(skb, transport, &key, found, &becomes, now)?;
+    nat::write(skb, packet.family, transport.at, &key, &becomes)?;
+    Ok(true)
+}
+
+/// Writes down that a flow was answered.
+#[inline(always)]
+pub(crate) fn answered(
+    skb: &SkBuff,
+    transport: Transport,
+    key: &Key,
+    found: Found,
+    becomes: &Flow,
+    now: u64,
+) -> Result<(), DropReason> {
+    if transport.is_fragment {
+        return Err(DropReason::ServiceFragment);
+    }
+    let signal = transport::signal(skb, transport);
+    let other = flows::other_way(becomes, transport.protocol);
+    // A refusal is no answer.
+    if !found.answered && signal != Signal::Breaks {
+        found.promote(key, &other);
+    }
+    found.heard(&other, signal, now);
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! From a service address to a backend: packets that a pod sends to neither a pod of this node nor one of another.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::sk_buff::SkBuff;
+use weft_common::reason::DropReason;
+use weft_common::services::{Flow, IN_CLUSTER, IN_LOCAL, flow};
+
+use crate::address::Address;
+use crate::flow::{self as flows, Signal};
+use crate::header_chain;
+use crate::packet::{self, Frame};
+use crate::{maps, nat, new_flow, reply, service, step, transport};
+
+/// Gives the packet its backend's address: `false` where it is for none, and as it was.
+#[inline(always)]
+pub(crate) fn translate(skb: &SkBuff) -> Result<bool, DropReason> {
+    if step::outcome(weft_translate(skb.skb))? {
+        return Ok(true);
+    }
+    // Without a flow, or with one that does not go on.
+    if !step::outcome(new_flow::weft_new_flow(skb.skb))? {
+        return Ok(false);
+    }
+    step::outcome(weft_translate(skb.skb))
+}
+
+/// Translates a packet that has a flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weft_translate(skb: *mut __sk_buff) -> i32 {
+    step::result(go_on(&SkBuff::new(skb)))
+}
+
+#[inline(always)]
+fn go_on(skb: &SkBuff) -> Result<bool, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(false) };
+    let Some(transport) = header_chain::transport(skb, &packet)? else { return Ok(false) };
+    if !flows::is_tracked(transport.protocol) {
+        return Ok(false);
+    }
+    let Some(ports) = transport::ports(skb, transport) else { return Ok(false) };
+    let key = transport::key(&packet, transport.protocol, ports);
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(found) = flows::find(&key, now) else { return Ok(false) };
+    let becomes = found.flow();
+    let destination = Address::of_entry(&becomes.destination);
+    if becomes.flags & flow::REPLY != 0 {
+        // A pod's own answer to itself. The client of any other flow was another pod of this node, and is gone.
+        if !maps::is_endpoint_of(skb, &destination) {
+            return Ok(false);
+        }
+        reply::answered(skb, transport, &key, found, &becomes, now)?;
+    } else {
+        let signal = transport::signal(skb, transport);
+        let other = flows::other_way(&becomes, transport.protocol);
+        if !is_good(&becomes, signal) {
+            flows::forget(&key, &other);
+            return Ok(false);
+        }
+        if transport.is_fragment {
+            return Err(DropReason::ServiceFragment);
+        }
+        found.heard(&other, signal, now);
+    }
+    nat::write(skb, packet.family, transport.at, &key, &becomes)?;
+    Ok(true)
+}
+
+/// Whether a packet takes the way that its flow has. Datagrams go to backends that serve: nobody stays with one that is gone. Other
+/// connections go on, and end, where they began; but none begins where nobody serves any more, or in the place of one that is over.
+#[inline(always)]
+fn is_good(flow: &Flow, signal: Signal) -> bool {
+    if signal != Signal::Begins {
+        return true;
+    }
+    let set = if flow.flags & flow::LOCAL_SET != 0 { IN_LOCAL } else { IN_CLUSTER };
+    flow.flags & flow::CLOSING == 0
+        && service::serves(flow.service, &flow.destination, flow.destination_port) & set != 0
+}

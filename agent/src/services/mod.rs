@@ -16,6 +16,8 @@ pub mod mirror;
 pub mod plan;
 pub mod programmer;
 pub mod repairs;
+#[doc(hidden)]
+pub mod scenario;
 pub mod snapshot;
 pub mod standing;
 pub mod state;

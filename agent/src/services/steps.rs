@@ -13,7 +13,7 @@ use weft_common::services::{FrontendKey, frontend};
 use super::desired::{Desired, DesiredPort};
 use super::mirror::{Mirror, by_service, ranges_of, serving_of};
 use super::state::{SourceRange, Write};
-use super::wanted::is_rest;
+use super::wanted::{is_rest, rest_key_of};
 
 /// What should be there beside what is there.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +45,9 @@ pub enum Step {
 }
 
 /// All steps, in their order.
-pub const STEPS: [Step; 16] = [
+pub const STEPS: [Step; 17] = [
     Step::Whole(set_config),
-    // Without the rest, packets to other ports of the address are none of ours; with it, one to a port that went first would be refused.
+    // The rest of an address first: while it is there, a port that goes would be refused.
     Step::Frontends(|compared, key, writes| remove_frontend(compared, key, writes, true)),
     Step::Frontends(|compared, key, writes| remove_frontend(compared, key, writes, false)),
     Step::Ports(add_inner_ranges),
@@ -62,6 +62,7 @@ pub const STEPS: [Step; 16] = [
     Step::Frontends(|compared, key, writes| set_frontend(compared, key, writes, true)),
     // An address that is served never becomes one that is dropped in between.
     Step::Whole(set_cidrs),
+    Step::Whole(remove_cidrs),
     Step::Ports(remove_ranges),
     Step::Ports(remove_service),
     Step::Ports(remove_serving),
@@ -139,8 +140,10 @@ fn set_config(compared: &Compared<'_>, writes: &mut Writes) {
 
 /// Takes away what nobody claims any more.
 fn remove_frontend(compared: &Compared<'_>, key: &FrontendKey, writes: &mut Writes, rest: bool) {
-    let is_wanted = compared.desired.claims.owner(key).is_some();
-    if is_rest(key) == rest && !is_wanted && compared.mirror.frontends.may_have(key) {
+    let must_go =
+        |key: &FrontendKey| compared.desired.claims.owner(key).is_none() && compared.mirror.frontends.may_have(key);
+    let waits = !rest && must_go(&rest_key_of(key.address));
+    if is_rest(key) == rest && must_go(key) && !waits {
         writes.all.push(Write::RemoveFrontend(*key));
     }
 }
@@ -250,10 +253,16 @@ fn set_frontend(compared: &Compared<'_>, key: &FrontendKey, writes: &mut Writes,
 }
 
 fn set_cidrs(compared: &Compared<'_>, writes: &mut Writes) {
-    let (wanted, held) = (&compared.desired.cidrs, &compared.mirror.cidrs);
-    let missing = wanted.iter().filter(|range| held.get(range).is_none());
+    let missing = compared.desired.cidrs.iter().filter(|range| compared.mirror.cidrs.get(range).is_none());
     writes.all.extend(missing.map(|range| Write::SetServiceCidr(*range)));
-    writes.all.extend(held.keys(..).filter(|range| !wanted.contains(range)).map(Write::RemoveServiceCidr));
+}
+
+/// Takes ranges away once the others are there: one may lie in another.
+fn remove_cidrs(compared: &Compared<'_>, writes: &mut Writes) {
+    let (wanted, held) = (&compared.desired.cidrs, &compared.mirror.cidrs);
+    if wanted.iter().all(|range| held.get(range).is_some()) {
+        writes.all.extend(held.keys(..).filter(|range| !wanted.contains(range)).map(Write::RemoveServiceCidr));
+    }
 }
 
 /// Takes away all other ranges that nobody needs.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use weft_common::address::{prefix_bits, to_bytes};
+use weft_common::address::{AddressBytes, prefix_bits, to_bytes};
 use weft_common::services::{Backend, FrontendKey, SourceRangeKey, frontend, service};
 
 use super::here::Here;
@@ -63,7 +63,12 @@ impl WantedFrontend {
 
 /// The key of what a cluster IP does not serve.
 pub fn rest_key(address: IpAddr) -> FrontendKey {
-    FrontendKey { address: to_bytes(address), port: [0; 2], protocol: 0, zero: 0 }
+    rest_key_of(to_bytes(address))
+}
+
+/// The same of an address as in other keys.
+pub const fn rest_key_of(address: AddressBytes) -> FrontendKey {
+    FrontendKey { address, port: [0; 2], protocol: 0, zero: 0 }
 }
 
 /// Whether a key is one of those.

@@ -1,0 +1,176 @@
+//! Whatever happens to objects, and however often the kernel refuses: the maps end as after a fresh start, and no client ever sees half
+//! of a change.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "services/arbitrary.rs"]
+mod arbitrary;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arbitrary::{Action, World, action};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::time::Instant;
+use weft_agent::datapath::fake::Faults;
+use weft_agent::datapath::fake_services::FakeServiceMaps;
+use weft_agent::model::services::Protocol;
+use weft_agent::services::programmer::Programmer;
+use weft_agent::services::scenario::run::settle;
+use weft_agent::services::scenario::verdict::{Client, Dial, Verdict, verdict};
+use weft_agent::services::snapshot::HostSockets;
+use weft_agent::services::state::ServiceState;
+use weft_common::address::from_bytes;
+
+fn programmer(maps: &FakeServiceMaps) -> Programmer<'_, FakeServiceMaps> {
+    Programmer::new(maps, "one".to_owned(), HostSockets::default())
+}
+
+/// A programmer that has just started and knows this world.
+fn started<'k>(maps: &'k FakeServiceMaps, world: &World) -> Programmer<'k, FakeServiceMaps> {
+    let mut programmer = programmer(maps);
+    programmer.take_cluster(&world.cluster());
+    for event in world.lists() {
+        programmer.take(event);
+    }
+    programmer
+}
+
+fn fresh(world: &World) -> ServiceState {
+    let maps = FakeServiceMaps::new(ServiceState::default());
+    settle(&mut started(&maps, world), &mut Instant::now()).unwrap();
+    maps.state()
+}
+
+fn tell(programmer: &mut Programmer<'_, FakeServiceMaps>, world: &World, action: &Action) {
+    match action {
+        Action::Event(event) => drop(programmer.take(event.clone())),
+        Action::Zone(_) | Action::Addresses(_) => drop(programmer.take_cluster(&world.cluster())),
+    }
+}
+
+/// Passes that follow an action, with what time is between them.
+fn passes() -> impl Strategy<Value = Vec<(bool, u64)>> {
+    vec((any::<bool>(), 0..3000u64), 0..3)
+}
+
+const CLIENTS: [Client; 4] = [
+    Client::Host,
+    Client::Pod(IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 9))),
+    Client::Pod(IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 200))),
+    Client::Elsewhere(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9))),
+];
+
+/// Everything that somebody could dial in one of these states, and a port beside.
+fn dials(states: [&ServiceState; 2]) -> Vec<Dial> {
+    let mut dials = Vec::new();
+    for key in states.into_iter().flat_map(|state| state.frontends.keys()) {
+        let protocol = match key.protocol {
+            17 => Protocol::Udp,
+            _ => Protocol::Tcp,
+        };
+        for port in [u16::from_be_bytes(key.port), 9] {
+            dials.push(Dial { protocol, to: SocketAddr::new(from_bytes(key.address), port) });
+        }
+    }
+    dials.push(Dial { protocol: Protocol::Tcp, to: "10.96.0.250:80".parse().unwrap() });
+    dials.sort();
+    dials.dedup();
+    dials
+}
+
+fn verdicts(state: &ServiceState, dials: &[Dial]) -> BTreeMap<(Client, Dial), Verdict> {
+    let cases = CLIENTS.into_iter().flat_map(|client| dials.iter().map(move |dial| (client, *dial)));
+    cases.map(|(client, dial)| ((client, dial), verdict(state, client, dial))).collect()
+}
+
+/// Applies one change to settled maps and looks at every client after every write.
+fn is_never_half_visible(actions: &[Action], faults: Faults) {
+    let maps = FakeServiceMaps::new(ServiceState::default());
+    let mut world = World::default();
+    let mut programmer = started(&maps, &world);
+    let mut now = Instant::now();
+    settle(&mut programmer, &mut now).unwrap();
+    for action in actions {
+        world.change(action);
+        let (before, after) = (maps.state(), fresh(&world));
+        let dials = dials([&before, &after]);
+        let expected = [verdicts(&before, &dials), verdicts(&after, &dials)];
+        let wrong: Arc<Mutex<Vec<String>>> = Arc::default();
+        let found = Arc::clone(&wrong);
+        maps.set_witness(Box::new(move |write, state| {
+            for (case, verdict) in verdicts(state, &dials) {
+                if !expected.iter().any(|expected| expected[&case] == verdict) {
+                    let [old, new] = expected.each_ref().map(|expected| &expected[&case]);
+                    let text = format!("after {write:?}, {case:?} gets {verdict:?}; before {old:?}, later {new:?}");
+                    found.lock().unwrap().push(text);
+                }
+            }
+        }));
+        maps.set_faults(faults);
+        tell(&mut programmer, &world, action);
+        settle(&mut programmer, &mut now).unwrap();
+        maps.set_faults(Faults::None);
+        maps.set_witness(Box::new(|_, _| {}));
+        let wrong = wrong.lock().unwrap();
+        assert!(wrong.is_empty(), "{action:#?}: {}", wrong.join("\n"));
+        assert_eq!(maps.state(), after);
+    }
+}
+
+/// The node keeps its addresses: by them the maps know its own processes, which are then other clients.
+fn one_object_changes() -> impl Strategy<Value = Action> {
+    action().prop_filter("another client", |action| !matches!(action, Action::Addresses(_)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_ends_as_a_fresh_start_with_faults_and_restarts_in_between(
+        history in vec((action(), passes(), prop::bool::weighted(0.05)), 1..30),
+        seed in any::<u64>(),
+        percent in prop_oneof![Just(0u64), Just(10), Just(50)],
+    ) {
+        let maps = FakeServiceMaps::new(ServiceState::default());
+        maps.set_faults(Faults::Random { seed, percent });
+        let mut world = World::default();
+        let mut programmer = started(&maps, &world);
+        let mut now = Instant::now();
+        for (action, passes, restart) in &history {
+            world.change(action);
+            tell(&mut programmer, &world, action);
+            for (retry, wait) in passes {
+                // It may fail to read.
+                let _ = programmer.pass(*retry, now);
+                now += Duration::from_millis(*wait);
+            }
+            if *restart {
+                programmer = started(&maps, &world);
+            }
+        }
+        settle(&mut programmer, &mut now).unwrap();
+        prop_assert_eq!(maps.state(), fresh(&world));
+
+        maps.set_faults(Faults::None);
+        maps.take_writes();
+        settle(&mut started(&maps, &world), &mut now).unwrap();
+        prop_assert_eq!(maps.take_writes(), []);
+    }
+
+    #[test]
+    fn no_client_sees_half_of_a_change(actions in vec(one_object_changes(), 1..12)) {
+        is_never_half_visible(&actions, Faults::None);
+    }
+
+    #[test]
+    fn no_client_sees_half_of_a_change_that_fails_and_is_tried_again(
+        actions in vec(one_object_changes(), 1..8),
+        seed in any::<u64>(),
+    ) {
+        is_never_half_visible(&actions, Faults::Random { seed, percent: 20 });
+    }
+}

@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{self, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -13,17 +14,27 @@ use axum::{Json, Router};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing::info;
 
+use crate::datapath::service_maps::LinuxServiceMaps;
+use crate::datapath::{KernelError, ServiceMaps};
 use crate::model::problem::Problem;
+use crate::model::services::ObjectName;
 use crate::overlay::driver::Question;
 use crate::overlay::plan::Blocked;
 use crate::overlay::reconcile::Comparison;
-use crate::report::{self, NodesReport, RoutesReport, Source};
+use crate::report::{self, Address, Held, NodesReport, RoutesReport, ServicesReport, Source};
+use crate::services;
+use crate::services::plan::ServicePlan;
+use crate::services::snapshot::Which;
 use crate::view::View;
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "agent.sock";
+/// How long a change of Services may take until it is in the maps, on an agent that has no more to do.
+const SETTLE: Duration = Duration::from_millis(300);
 /// The lock's name in the state directory.
 const LOCK: &str = "agent.lock";
 
@@ -108,6 +119,8 @@ pub async fn serve(
         .route("/nodes", get(nodes))
         .route("/routes", get(routes))
         .route("/pods", get(pods))
+        .route("/services", get(|State(admin): State<Arc<Admin>>| async move { services(&admin, None).await }))
+        .route("/services/{*of}", get(service))
         .route("/drops", get(drops))
         .with_state(Arc::new(Admin { view, state_directory, questions }));
     axum::serve(listener, router).await
@@ -147,6 +160,26 @@ async fn pods(State(admin): State<Arc<Admin>>) -> Response {
     Json(report).into_response()
 }
 
+async fn service(State(admin): State<Arc<Admin>>, extract::Path(of): extract::Path<String>) -> Response {
+    services(&admin, Some(&of)).await
+}
+
+/// All Services, or those of a name or address. What has just changed may not be in the maps yet: what differs is looked at twice.
+async fn services(admin: &Admin, of: Option<&str>) -> Response {
+    let mut report = match admin.services(of).await {
+        Ok(report) => report,
+        Err(gone) => return gone,
+    };
+    if !report.is_in_sync() {
+        sleep(SETTLE).await;
+        report = match admin.services(of).await {
+            Ok(report) => report,
+            Err(gone) => return gone,
+        };
+    }
+    Json(report).into_response()
+}
+
 async fn drops(State(admin): State<Arc<Admin>>) -> Response {
     match admin.view.drops() {
         Ok(report) => Json(report).into_response(),
@@ -158,10 +191,57 @@ fn all(blocked: Blocked) -> Vec<Problem> {
     [blocked.reasons, blocked.others].concat()
 }
 
+fn gone() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the agent is about to end").into_response()
+}
+
 impl Admin {
-    /// Asks the loop. The error is an answer already.
+    /// What becomes of Services, beside what the maps hold. The error is an answer already.
+    async fn services(&self, of: Option<&str>) -> Result<ServicesReport, Response> {
+        let planned = match of.map(|of| (of, Address::parse(of))) {
+            None => self.plans(Which::All).await?,
+            Some((name, None)) => self.plans(Which::parse(name)).await?,
+            Some((_, Some(address))) => self.plans_of(address).await?,
+        };
+        let pins = self.view.pin_directory.clone();
+        // A whole map takes its time to read.
+        let held = spawn_blocking(move || LinuxServiceMaps::open(&pins)?.read()).await;
+        let held = held.map_err(|_| gone())?;
+        let held = held.as_ref().map(Held::new);
+        let problem = |error: &KernelError| {
+            Problem::new(error.object.clone(), error.to_string(), "see the message; what the maps hold is not compared")
+        };
+        Ok(match planned {
+            Ok(plans) => report::services(&plans, held.as_ref().map_err(|error| problem(error)), of.is_none()),
+            Err(problems) => ServicesReport { source: Source::Agent, problems, services: Vec::new() },
+        })
+    }
+
+    /// The plans of the Services that an address leads to, with their endpoints.
+    async fn plans_of(&self, address: Address) -> Result<Result<Vec<ServicePlan>, Vec<Problem>>, Response> {
+        let all = match self.plans(Which::All).await? {
+            Ok(all) => all,
+            Err(problems) => return Ok(Err(problems)),
+        };
+        let mut plans = Vec::new();
+        for plan in all.into_iter().filter(|plan| address.is_of_plan(plan)) {
+            let ObjectName { namespace, name } = plan.name;
+            // It may have gone meanwhile.
+            plans.extend(self.plans(Which::Named { namespace: Some(namespace), name }).await?.unwrap_or_default());
+        }
+        Ok(Ok(plans))
+    }
+
+    /// Asks the loop of Services.
+    async fn plans(&self, which: Which) -> Result<Result<Vec<ServicePlan>, Vec<Problem>>, Response> {
+        let (sender, answer) = oneshot::channel();
+        let question = services::snapshot::Question { which, answer: sender };
+        self.view.services.questions.send(question).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// Asks the loop of the overlay.
     async fn compare(&self) -> Result<Result<Comparison, Blocked>, Response> {
-        let gone = || (StatusCode::SERVICE_UNAVAILABLE, "the agent is about to end").into_response();
         let (sender, answer) = oneshot::channel();
         self.questions.send(Question(sender)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())

@@ -23,6 +23,7 @@ use crate::datapath::requirements::Requirements;
 use crate::datapath::service_maps::LinuxServiceMaps;
 use crate::datapath::socket_programs::SocketPrograms;
 use crate::datapath::{cgroup, netns_cookie, object, probe, programs};
+use crate::health::Probes;
 use crate::install::{Installer, Places};
 use crate::kubernetes::connect::{self, Server};
 use crate::kubernetes::servers::Servers;
@@ -34,10 +35,12 @@ use crate::overlay::plan::gateway;
 use crate::overlay::pod_devices::StateDirectory;
 use crate::overlay::reconcile::{Comparison, Pass, Reconciler};
 use crate::overlay::way::FastPath;
+use crate::report::SocketsMode;
+use crate::service_metrics::ServiceMetrics;
 use crate::services;
 use crate::services::programmer::Programmer;
 use crate::services::snapshot::HostSockets;
-use crate::view::View;
+use crate::view::{ServicesView, View};
 use crate::{admin, feed, health, reclaim};
 
 /// Questions that wait for the loop. Whoever asks more waits to ask.
@@ -104,8 +107,8 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let (api_sender, api_server) = watch::channel(ApiServer::new(server.url.clone(), server.source.clone()));
     let (snapshot_sender, overlay) = watch::channel(Snapshot::at_start());
     let (question_sender, questions) = mpsc::channel(QUESTIONS);
-    let (service_snapshot, _services) = watch::channel(services::snapshot::Snapshot::at_start());
-    let (_service_question_sender, service_questions) = mpsc::channel(QUESTIONS);
+    let (service_snapshot, service_snapshots) = watch::channel(services::snapshot::Snapshot::at_start());
+    let (service_question_sender, service_questions) = mpsc::channel(QUESTIONS);
     let (socket_problems_sender, socket_problems) = watch::channel(Vec::new());
 
     // What others see of us. None of it waits for the API server, so that each can say what is missing.
@@ -116,6 +119,12 @@ async fn work(config: Config) -> anyhow::Result<()> {
         fast_path: fast_path.clone(),
         overlay,
         api_server,
+        services: ServicesView {
+            snapshot: service_snapshots,
+            questions: service_question_sender,
+            sockets: SocketsMode::of(config.socket_services.flags()),
+            cgroup_root: config.cgroup_root.clone(),
+        },
     };
     let mut registry = Registry::default();
     let after_pass = Follow {
@@ -125,7 +134,9 @@ async fn work(config: Config) -> anyhow::Result<()> {
         boot_id: node_facts::boot_id()?,
         socket_problems,
     };
-    let health = health::serve("health", config.health_address, health::router(view.clone()));
+    let service_metrics = ServiceMetrics::register(&mut registry);
+    let probes = Probes::register(&mut registry);
+    let health = health::serve("health", config.health_address, health::router(view.clone(), probes));
     let metrics = health::serve("metrics", config.metrics_address, metrics::router(registry));
     let listener = admin::listen(&config.state_directory)?;
     let admin = admin::serve(listener, view, config.state_directory.clone(), question_sender);
@@ -133,7 +144,8 @@ async fn work(config: Config) -> anyhow::Result<()> {
     // API server -> watch -> cluster -> reconcile -> kernel.
     let watch_nodes = kubernetes_watch::nodes(&servers, node_sender, api_sender.clone());
     let watch_services = kubernetes_watch::services(&servers, told_sender, api_sender);
-    let hand_on = feed::hand_on(told, event_sender, range_sender);
+    let counted = service_metrics.clone();
+    let hand_on = feed::hand_on(told, event_sender, range_sender, move |event| counted.told(event));
     let join = feed::join(nodes.clone(), ranges, cluster_sender);
     let records = StateDirectory(config.state_directory.clone());
     let reconciler = Reconciler::new(&kernel, records, config.node_name.clone(), fast_path);
@@ -142,7 +154,8 @@ async fn work(config: Config) -> anyhow::Result<()> {
     // API server -> watch -> events -> Services' loop -> maps.
     let service_maps = LinuxServiceMaps::open(&config.pin_directory)?;
     let programmer = Programmer::new(&service_maps, config.node_name.clone(), host_sockets(&config));
-    let program = services::driver::run(programmer, events, nodes, service_questions, service_snapshot, NotCounted);
+    let program =
+        services::driver::run(programmer, events, nodes, service_questions, service_snapshot, service_metrics);
 
     let reclaim = reclaim::forever(config.state_directory.clone(), config.pin_directory.clone());
 
@@ -264,11 +277,4 @@ impl AfterPass for Follow {
     fn passed(&mut self, pass: &Pass, took: Duration) {
         self.metrics.passed(pass, took);
     }
-}
-
-/// Passes of Services are counted by nobody yet.
-struct NotCounted;
-
-impl services::snapshot::AfterPass for NotCounted {
-    fn passed(&mut self, _: &services::snapshot::Passed) {}
 }

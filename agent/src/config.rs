@@ -12,6 +12,8 @@ use crate::kubernetes::connect::SERVICE_ACCOUNT_DIRECTORY;
 
 /// Where the state directory is on a node.
 pub const STATE_DIRECTORY: &str = "/run/weft";
+/// Where the control groups of a node are mounted.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// The agent of weft, a Kubernetes node network: joins this node to the others.
 #[derive(Debug, Parser)]
@@ -120,7 +122,7 @@ pub struct Config {
     pub proc_sys: PathBuf,
     /// Where the host's control groups are mounted: those of version 2, or those of version 1 with the second one in the folder `unified`.
     /// Programs for sockets are attached to their root.
-    #[arg(long, env = "CGROUP_ROOT", default_value = "/sys/fs/cgroup")]
+    #[arg(long, env = "CGROUP_ROOT", default_value = CGROUP_ROOT)]
     pub cgroup_root: PathBuf,
     /// The plugin's binary that is installed on the node.
     #[arg(long, env = "PLUGIN_BINARY", default_value = "/weft-cni")]

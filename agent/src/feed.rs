@@ -13,13 +13,15 @@ use crate::model::services::ServiceEvent;
 /// Ranges of cluster IPs; `None` before the first list.
 pub type Ranges = Option<BTreeSet<IpNetwork>>;
 
-/// Hands events on, in their order, and publishes the ranges among them. Ends when either side has.
+/// Hands events on, in their order, shows each to `count`, and publishes the ranges among them. Ends when either side has.
 pub async fn hand_on(
     mut events: mpsc::Receiver<ServiceEvent>,
     services: mpsc::Sender<ServiceEvent>,
     ranges: watch::Sender<Ranges>,
+    count: impl Fn(&ServiceEvent),
 ) {
     while let Some(event) = events.recv().await {
+        count(&event);
         if let ServiceEvent::Cidrs(cidrs) = &event {
             let new = Some(cidrs.iter().copied().collect());
             ranges.send_if_modified(|known| {
@@ -75,7 +77,9 @@ mod tests {
             sender.send(event).await.unwrap();
         }
         drop(sender);
-        hand_on(events, services, ranges).await;
+        let counted = std::cell::Cell::new(0);
+        hand_on(events, services, ranges, |_| counted.set(counted.get() + 1)).await;
+        assert_eq!(counted.get(), 2);
         assert_eq!((handed.recv().await, handed.recv().await, handed.recv().await), (Some(all()), Some(cidrs()), None));
         assert_eq!(*known.borrow(), Some(BTreeSet::from([range("10.96.0.0/12")])));
     }

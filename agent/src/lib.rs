@@ -9,6 +9,8 @@ pub mod config;
 pub mod datapath;
 pub mod feed;
 pub mod health;
+#[cfg(test)]
+mod health_tests;
 pub mod install;
 pub mod kubernetes;
 pub mod logging;
@@ -20,5 +22,6 @@ pub mod pods;
 pub mod readiness;
 pub mod reclaim;
 pub mod report;
+pub mod service_metrics;
 pub mod services;
 pub mod view;

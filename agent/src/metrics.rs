@@ -21,6 +21,7 @@ use weft_common::reason::DropReason;
 use crate::datapath::maps::Maps;
 use crate::overlay::reconcile::Pass;
 use crate::report::{self, PeerReport};
+use crate::service_metrics;
 use crate::view::{View, age_seconds};
 
 /// What a text reader of Prometheus asks for.
@@ -155,6 +156,7 @@ impl Collector for Present {
             let gauge = ConstGauge::new(age_seconds(then));
             gauge.encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?)?;
         }
+        service_metrics::encode_present(&mut encoder, &view.services.snapshot.borrow())?;
         self.encode_drops(&mut encoder)
     }
 }
@@ -162,10 +164,16 @@ impl Collector for Present {
 impl Present {
     fn encode_drops(&self, encoder: &mut DescriptorEncoder) -> Result<(), std::fmt::Error> {
         // No map, no counters: the agent's start has said why.
-        let Ok(counted) = Maps::open(&self.0.pin_directory).and_then(|maps| maps.drop_counters()) else { return Ok(()) };
+        let Ok(counted) = Maps::open(&self.0.pin_directory).and_then(|maps| maps.drop_counters()) else {
+            return Ok(());
+        };
         for (name, help, told) in [
             ("weft_drops", "Packets dropped without a word, by program and reason", false),
-            ("weft_refusals", "Packets, connections and messages refused, and the sender told, by program and reason", true),
+            (
+                "weft_refusals",
+                "Packets, connections and messages refused, and the sender told, by program and reason",
+                true,
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             let of_family = |(program, reason, _): &(&str, DropReason, u64)| {
@@ -209,14 +217,15 @@ mod tests {
     use super::*;
     use crate::datapath::requirements::Requirements;
     use crate::kubernetes::watch::{ApiServer, WatchedResource};
-    use crate::model::problem::Problem;
     use crate::model::cluster::{Cluster, Node};
+    use crate::model::problem::Problem;
     use crate::overlay::driver::Snapshot;
     use crate::overlay::pod_devices::PodDevices;
     use crate::overlay::reconcile::{Comparison, Failure};
     use crate::overlay::state::{Change, OverlayState, Underlay};
     use crate::overlay::way::{self, FastPath, Paths, Ways};
     use crate::overlay::{desired, plan};
+    use crate::view::ServicesView;
 
     fn pass() -> (Pass, Cluster) {
         let node = |name: &str, last: u8| Node {
@@ -265,6 +274,7 @@ mod tests {
             requirements: Requirements::of_this_node(nowhere, nowhere),
             fast_path: FastPath::Allowed,
             overlay: watch::channel(snapshot).1,
+            services: ServicesView::at_start(),
             api_server: watch::channel(server).1,
         };
         let mut registry = Registry::default();
@@ -290,6 +300,12 @@ mod tests {
             "weft_api_heard_age_seconds ",
             "weft_api_list_age_seconds ",
             "weft_sync_age_seconds ",
+            "weft_services 0",
+            "weft_service_ports 0",
+            "weft_service_frontends 0",
+            "weft_service_backends 0",
+            "weft_service_problems 0",
+            "weft_service_pending_age_seconds 0",
         ];
         for line in expected {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -8,15 +8,21 @@ use std::path::{Path, PathBuf};
 use weft_cni::node_facts::{self, NodeFacts};
 use weft_common::layout::LAYOUT_VERSION;
 
+use crate::config::CGROUP_ROOT;
 use crate::datapath::kernel::LinuxKernel;
 use crate::datapath::maps::{Maps, MapsError};
 use crate::datapath::requirements::Requirements;
-use crate::datapath::{Kernel, KernelError, Watched};
+use crate::datapath::service_maps::LinuxServiceMaps;
+use crate::datapath::socket_links;
+use crate::datapath::{Kernel, KernelError, ServiceMaps, Watched};
 use crate::model::problem::Problem;
 use crate::overlay::state::OverlayState;
 use crate::overlay::way::{Device, UnderlayDevice};
 use crate::pods;
-use crate::report::{self, DropsReport, NodesReport, PeerReport, PodsReport, RoutesReport, Source, Status};
+use crate::report::{
+    self, Address, DropsReport, Held, NodesReport, PeerReport, PodsReport, RoutesReport, ServicesReport,
+    ServicesStatus, Source, Status,
+};
 use crate::view::{self, kernel_status};
 
 /// Not even that can be read.
@@ -25,6 +31,12 @@ pub enum OfflineError {
     /// No maps, or no right to open them.
     #[error("the agent does not answer, and its maps cannot be read either: {0}")]
     Maps(#[from] MapsError),
+    /// The maps know what names stand for, not the names.
+    #[error(
+        "the agent does not answer, and the maps know no names of Services: ask for an address instead of {0} (10.96.0.10, 10.96.0.10:53), \
+         or for all with `weft services`"
+    )]
+    NoNames(String),
     /// The kernel did not answer.
     #[error("the agent does not answer, and the kernel cannot be asked: {0}")]
     Kernel(#[from] KernelError),
@@ -92,6 +104,12 @@ impl Offline {
         below.map(report).collect()
     }
 
+    /// Services, as far as maps and links tell.
+    fn services_status(&self) -> Option<ServicesStatus> {
+        let state = LinuxServiceMaps::open(&self.pin_directory).and_then(|maps| maps.read()).ok()?;
+        Some(ServicesStatus::of_maps(&state, &socket_links::read(&self.pin_directory, Path::new(CGROUP_ROOT))))
+    }
+
     /// `weft status`.
     pub fn status(&self) -> Result<Status, OfflineError> {
         let requirements = Requirements::of_this_node(&self.pin_directory, Path::new("/proc/sys"));
@@ -114,6 +132,7 @@ impl Offline {
             peers: self.peers(),
             pod_mtu_bytes: self.facts.as_ref().map(|facts| facts.mtu),
             sync_age_seconds: None,
+            services: self.services_status(),
             drops,
         })
     }
@@ -127,6 +146,18 @@ pub async fn pods(pin_directory: &Path, state_directory: &Path) -> PodsReport {
 /// `weft drops`.
 pub fn drops(pin_directory: &Path) -> Result<DropsReport, OfflineError> {
     Ok(view::drops(Source::Offline, pin_directory, vec![agent_away()])?)
+}
+
+/// `weft services`: what the maps hold, of one address or all. They know no names.
+pub fn services(pin_directory: &Path, of: Option<&str>) -> Result<ServicesReport, OfflineError> {
+    let address =
+        of.map(|name| Address::parse(name).ok_or_else(|| OfflineError::NoNames(name.to_owned()))).transpose()?;
+    let state = LinuxServiceMaps::open(pin_directory)?.read()?;
+    let mut services = Held::new(&state).all();
+    if let Some(address) = address {
+        services.retain(|service| address.is_of(service));
+    }
+    Ok(ServicesReport { source: Source::Offline, problems: vec![agent_away()], services })
 }
 
 fn agent_away() -> Problem {

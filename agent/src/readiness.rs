@@ -1,8 +1,12 @@
 //! Whether this node can take pods, and if not, why not and who must act.
 
+use std::time::Duration;
+
+use crate::kubernetes::watch::ApiServer;
 use crate::model::cluster::Node;
 use crate::model::problem::Problem;
 use crate::overlay::driver::{Snapshot, not_listed};
+use crate::services::snapshot as services;
 
 /// Why this node is not ready; empty when it is. An API server that is away after the first list is no reason: everything
 /// goes on working.
@@ -34,9 +38,44 @@ pub fn other_problems(snapshot: &Snapshot) -> Vec<Problem> {
     problems
 }
 
-/// Whether this node's object is being deleted: load balancers should then send it nothing new.
-pub fn is_being_deleted(snapshot: &Snapshot, node: &str) -> bool {
-    snapshot.cluster.as_ref().and_then(|cluster| cluster.nodes.get(node)).is_some_and(|node| node.deleting)
+/// Why Services keep this node from taking pods: they have not been brought to the maps since the agent started. Where only the watches of
+/// their objects fail, and so on every node (a missing right), pods without Services are better than none; the problem is told elsewhere.
+/// So are single Services that the kernel refuses, because a map is full: the others work.
+pub fn services(services: &services::Snapshot, server: &ApiServer) -> Option<Problem> {
+    if services.filled.is_some() || server.problems().next().is_some() {
+        return None;
+    }
+    Some(match services.problems.first() {
+        Some(problem) => problem.clone(),
+        None => Problem::new(
+            "Services",
+            "they are not in the maps yet: pods started now could look for cluster DNS in vain",
+            "nothing, if the agent has just started; else see `weft services`, the agent's log, and whether it may list Services, EndpointSlices \
+             and ServiceCIDRs (manifests/base/cluster-role.yaml)",
+        ),
+    })
+}
+
+/// For how long a change of Services may wait until the node counts as sick. kube-proxy takes as long.
+const LATE: Duration = Duration::from_secs(60);
+
+/// A change of Services waits for too long to be in the maps. Before the first ones are there, [`services`] tells of it.
+pub fn services_late(services: &services::Snapshot) -> Option<Problem> {
+    let waited = services.pending_since.filter(|_| services.filled.is_some())?.elapsed();
+    let why = services.problems.first().map(|problem| format!(" ({problem})")).unwrap_or_default();
+    (waited >= LATE).then(|| {
+        Problem::new(
+            "Services",
+            format!("a change has waited for {} s to be in the maps{why}", waited.as_secs()),
+            "see `weft status` and the agent's log for what the kernel refuses",
+        )
+    })
+}
+
+/// Whether load balancers may send this node something new: kube-proxy's rule. `None`: the nodes have not been listed yet.
+pub fn is_eligible(snapshot: &Snapshot, node: &str) -> Option<bool> {
+    let cluster = snapshot.cluster.as_ref()?;
+    Some(cluster.nodes.get(node).is_some_and(|node| !node.deleting && !node.tainted_for_deletion))
 }
 
 fn network_unavailable(node: &Node) -> Option<Problem> {

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_common::layout::LAYOUT_VERSION;
 
+use crate::config::CGROUP_ROOT;
 use crate::datapath::maps::{Maps, MapsError};
 use crate::datapath::requirements::Requirements;
+use crate::datapath::socket_links;
 use crate::kubernetes::watch::ApiServer;
 use crate::model::problem::Problem;
 use crate::overlay::driver::Snapshot;
@@ -15,7 +17,11 @@ use crate::overlay::reconcile::Pass;
 use crate::overlay::state::Change;
 use crate::overlay::way::{FastPath, UnderlayDevice};
 use crate::readiness;
-use crate::report::{self, ApiServerStatus, DropsReport, FastPathSupport, KernelStatus, Source, Status};
+use crate::report::{
+    self, ApiServerStatus, DropsReport, FastPathSupport, KernelStatus, ServicesStatus, SocketsMode, Source, Status,
+};
+use crate::services;
+use crate::services::snapshot::Question;
 
 /// The agent as others see it.
 #[derive(Clone, Debug)]
@@ -32,12 +38,63 @@ pub struct View {
     pub overlay: watch::Receiver<Snapshot>,
     /// The API server.
     pub api_server: watch::Receiver<ApiServer>,
+    /// Services.
+    pub services: ServicesView,
+}
+
+/// Services as others see them.
+#[derive(Clone, Debug)]
+pub struct ServicesView {
+    /// The loop.
+    pub snapshot: watch::Receiver<services::snapshot::Snapshot>,
+    /// For questions to it.
+    pub questions: mpsc::Sender<Question>,
+    /// Whose sockets get their backends when they dial.
+    pub sockets: SocketsMode,
+    /// Where the node's control groups are mounted.
+    pub cgroup_root: PathBuf,
+}
+
+impl ServicesView {
+    /// Before anything happened, and with nobody to answer questions.
+    pub fn at_start() -> Self {
+        Self {
+            snapshot: watch::channel(services::snapshot::Snapshot::at_start()).1,
+            questions: mpsc::channel(1).0,
+            sockets: SocketsMode::All,
+            cgroup_root: PathBuf::from(CGROUP_ROOT),
+        }
+    }
+
+    /// `weft status` of Services.
+    fn status(&self, pin_directory: &Path) -> ServicesStatus {
+        let snapshot = self.snapshot.borrow().clone();
+        let links = socket_links::read(pin_directory, &self.cgroup_root);
+        ServicesStatus {
+            sync_age_seconds: snapshot.synced.map(age_seconds),
+            pending_seconds: snapshot.pending_since.map(age_seconds),
+            ..ServicesStatus::new(Some(self.sockets), &links, snapshot.counts)
+        }
+    }
 }
 
 impl View {
     /// Why this node is not ready.
     pub fn reasons(&self) -> Vec<Problem> {
-        readiness::reasons(&self.overlay.borrow(), &self.node)
+        let mut reasons = readiness::reasons(&self.overlay.borrow(), &self.node);
+        // The API server that is away explains both.
+        if self.overlay.borrow().cluster.is_some() {
+            reasons.extend(readiness::services(&self.services.snapshot.borrow(), &self.api_server.borrow()));
+        }
+        reasons
+    }
+
+    /// What is wrong without making this node useless.
+    fn other_problems(&self) -> Vec<Problem> {
+        let mut problems = readiness::other_problems(&self.overlay.borrow());
+        problems.extend(self.services.snapshot.borrow().problems.iter().cloned());
+        problems.extend(self.api_server.borrow().problems().cloned());
+        problems
     }
 
     /// The API server, as data for people and programs.
@@ -56,9 +113,7 @@ impl View {
     /// `weft status`.
     pub fn status(&self) -> Status {
         let snapshot = self.overlay.borrow().clone();
-        let reasons = readiness::reasons(&snapshot, &self.node);
-        let mut problems = readiness::other_problems(&snapshot);
-        problems.extend(self.api_server.borrow().problems().cloned());
+        let (reasons, mut problems) = (self.reasons(), self.other_problems());
         let drops = self.drops().unwrap_or_else(|error| {
             problems.push(Problem::new("map DROPS", error.to_string(), "see the message"));
             let (source, problems, drops) = (Source::Agent, Vec::new(), Vec::new());
@@ -86,6 +141,7 @@ impl View {
             peers: comparison.as_ref().map(|found| report::peers(&found.plan, &found.ways)).unwrap_or_default(),
             underlay: comparison.map(|comparison| comparison.underlay.clone()),
             sync_age_seconds: snapshot.in_sync.map(age_seconds),
+            services: Some(self.services.status(&self.pin_directory)),
             drops: drops.drops,
         }
     }

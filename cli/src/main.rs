@@ -6,6 +6,8 @@ mod drops;
 mod nodes;
 mod pods;
 mod routes;
+mod service_details;
+mod services;
 mod status;
 mod table;
 mod watch;
@@ -58,6 +60,12 @@ enum Question {
         #[arg(value_name = "NAME-OR-ADDRESS")]
         names: Vec<String>,
     },
+    /// Services: what clients may dial, and where they get; of one, every endpoint and why it is in or out (exit code 1 when it is unknown)
+    Services {
+        /// Only this one: namespace/name, name, or an address that clients dial (10.96.0.10, 10.96.0.10:53, [fd00::a]:53)
+        #[arg(value_name = "NAME-OR-ADDRESS")]
+        name: Option<String>,
+    },
     /// Packets that weft did not let through, by program and reason, and what to do
     Drops {
         /// From now on, a line for each counter that rose, every so many seconds (default 1), until Ctrl-C; -o json: one object a line
@@ -77,8 +85,7 @@ enum Output {
 /// Exit code when there is no answer at all. 1 is for an answer that is bad news.
 const NO_ANSWER: u8 = 2;
 /// The same for people.
-const EXIT_CODES: &str =
-    "Exit codes: 0 the answer; 1 bad news (status: not healthy; pods: nobody has that name or address); 2 no answer.";
+const EXIT_CODES: &str = "Exit codes: 0 the answer; 1 bad news (status: not healthy; pods, services: none or several of that name or address); 2 no answer.";
 
 /// The seconds between two looks. More often than ten times a second would measure the looking.
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -149,6 +156,27 @@ async fn answer(arguments: &Arguments) -> Result<ExitCode> {
             let wide = arguments.output == Output::Wide;
             render(arguments.output, &PodsReport { source, problems, pods }, |report| pods::text(report, wide))?
         }
+        Question::Services { name: None } => {
+            let report = match ask::agent(&arguments.state_directory, "/services").await? {
+                Answer::Agent(report) => report,
+                Answer::Away => offline::services(&arguments.pin_directory, None)?,
+            };
+            render(arguments.output, &report, services::text)?
+        }
+        Question::Services { name: Some(name) } => {
+            let report = match ask::agent(&arguments.state_directory, &services::path(name)).await? {
+                Answer::Agent(report) => report,
+                Answer::Away => offline::services(&arguments.pin_directory, Some(name))?,
+            };
+            if let Some(wrong) = services::wrong(&report, name)? {
+                eprintln!("weft: {wrong}");
+                code = ExitCode::FAILURE;
+                if arguments.output != Output::Json {
+                    return Ok(code);
+                }
+            }
+            render(arguments.output, &report, service_details::details)?
+        }
         Question::Drops { watch: Some(period) } => {
             return watch::run(*period, arguments.output == Output::Json, || drops(arguments)).await;
         }
@@ -199,7 +227,7 @@ mod tests {
     #[test]
     fn the_help_lists_every_verb_in_one_line_and_the_exit_codes() {
         let help = Arguments::command().render_help().to_string();
-        for verb in ["status", "nodes", "routes", "pods", "drops"] {
+        for verb in ["status", "nodes", "routes", "pods", "services", "drops"] {
             let lines: Vec<_> =
                 help.lines().filter(|line| line.trim_start().starts_with(&format!("{verb} "))).collect();
             assert!(lines.len() == 1 && lines[0].len() > 30, "{verb} in\n{help}");

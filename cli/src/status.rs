@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use weft_agent::report::{self, ApiServerStatus, FastPathSupport, PeerReport, Source, Status};
+use weft_agent::report::{
+    self, ApiServerStatus, FastPathSupport, PeerReport, ServicesStatus, SocketsMode, Source, Status,
+};
 use weft_common::layout::OVERLAY_DEVICE;
 
 use crate::drops;
@@ -56,6 +58,12 @@ pub(crate) fn text(status: &Status) -> String {
     for missing in &status.kernel.missing {
         line("", format!("lacks {missing}"));
     }
+    if let Some(services) = &status.services {
+        for value in self::services(services) {
+            let name = if value.0 { "Services" } else { "" };
+            let _ = writeln!(text, "{name:<12} {}", value.1);
+        }
+    }
     text += &ways(&status.peers);
     text += &problems("\nNot healthy because:", &status.reasons);
     text += &problems("\nProblems elsewhere:", &status.problems);
@@ -66,6 +74,27 @@ pub(crate) fn text(status: &Status) -> String {
         }
     }
     text
+}
+
+/// Lines on Services, and whether each is the first.
+fn services(services: &ServicesStatus) -> Vec<(bool, String)> {
+    let ServicesStatus { ports, frontends, backends, .. } = services;
+    let count = services.services.map(|count| format!("{count}, with ")).unwrap_or_default();
+    let mut lines = vec![format!("{count}{ports} ports, {frontends} frontends, {backends} backends")];
+    lines.push(match (services.sync_age_seconds, services.pending_seconds) {
+        (_, Some(seconds)) => format!("a change has WAITED to be in the maps for {}", span(seconds)),
+        (Some(seconds), None) => format!("all in the maps, last {}", ago(seconds)),
+        (None, None) => "from the maps: nobody says whether that is all".to_owned(),
+    });
+    let (attached, wanted) = (services.socket_programs_attached, services.socket_programs_wanted);
+    let whose = match services.sockets {
+        Some(SocketsMode::All) => "; sockets of all",
+        Some(SocketsMode::Host) => "; sockets of the host only, packets of pods",
+        None => "",
+    };
+    lines.push(format!("{attached} of {wanted} programs for sockets attached{whose}"));
+    lines.extend(services.socket_programs_missing.iter().map(|missing| format!("NOT ATTACHED: {missing}")));
+    lines.into_iter().enumerate().map(|(index, line)| (index == 0, line)).collect()
 }
 
 /// Which way packets take to the peers: of each, or of many together.
@@ -95,10 +124,15 @@ fn api_server(server: &ApiServerStatus) -> String {
 
 /// An age in the unit that a person would use.
 fn ago(seconds: f64) -> String {
+    format!("{} ago", span(seconds))
+}
+
+/// The same of a span.
+fn span(seconds: f64) -> String {
     match seconds {
-        ..120.0 => format!("{seconds:.0} s ago"),
-        ..7200.0 => format!("{:.0} min ago", seconds / 60.0),
-        _ => format!("{:.0} h ago", seconds / 3600.0),
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.0} h", seconds / 3600.0),
     }
 }
 
@@ -128,6 +162,7 @@ mod tests {
             peers: Vec::new(),
             pod_mtu_bytes: Some(1450),
             sync_age_seconds: Some(7.4),
+            services: None,
             drops: Vec::new(),
         }
     }
@@ -145,6 +180,35 @@ mod tests {
         let sick = text(&Status { healthy: false, reasons, ..status() });
         assert!(sick.starts_with("Health       NOT HEALTHY\n"), "{sick}");
         assert!(sick.contains("it has no podCIDR\n    -> start the controller manager"), "{sick}");
+    }
+
+    #[test]
+    fn services_say_how_many_whether_all_is_in_the_maps_and_what_is_not_attached() {
+        let services = ServicesStatus {
+            sockets: Some(SocketsMode::Host),
+            socket_programs_attached: 7,
+            socket_programs_wanted: 8,
+            socket_programs_missing: vec!["connect4: it was detached".to_owned()],
+            services: Some(3),
+            ports: 5,
+            frontends: 9,
+            backends: 4,
+            sync_age_seconds: Some(2.0),
+            pending_seconds: None,
+        };
+        let told = |services: ServicesStatus| text(&Status { services: Some(services), ..status() });
+        let all = told(services.clone());
+        for line in [
+            "Services     3, with 5 ports, 9 frontends, 4 backends\n             all in the maps, last 2 s ago\n",
+            "             7 of 8 programs for sockets attached; sockets of the host only, packets of pods\n",
+            "             NOT ATTACHED: connect4: it was detached\n",
+        ] {
+            assert!(all.contains(line), "{line} is missing in\n{all}");
+        }
+        let late = told(ServicesStatus { pending_seconds: Some(180.0), ..services.clone() });
+        assert!(late.contains("a change has WAITED to be in the maps for 3 min"), "{late}");
+        let offline = told(ServicesStatus { services: None, sync_age_seconds: None, sockets: None, ..services });
+        assert!(offline.contains("Services     5 ports,") && offline.contains("from the maps"), "{offline}");
     }
 
     fn peer(number: u8) -> PeerReport {

@@ -37,6 +37,7 @@ mod route_messages;
 pub mod routes;
 pub mod service_maps;
 mod service_writes;
+pub mod socket_links;
 pub mod socket_programs;
 pub mod sysctl;
 mod underlay_filters;

@@ -24,9 +24,9 @@ use crate::overlay::state::Pin;
 /// How often somebody looks whether all is still as it was: the kernel tells nobody.
 const GLANCE: Duration = Duration::from_secs(2);
 /// `BPF_LINK_TYPE_CGROUP` of linux/bpf.h.
-const CGROUP_LINK: u32 = 3;
+pub(super) const CGROUP_LINK: u32 = 3;
 /// `enum bpf_attach_type` of linux/bpf.h, in the order of [`program::SOCKET`].
-const ATTACH_TYPES: [u32; program::SOCKET.len()] = [10, 11, 14, 15, 19, 20, 29, 30];
+pub(super) const ATTACH_TYPES: [u32; program::SOCKET.len()] = [10, 11, 14, 15, 19, 20, 29, 30];
 
 /// The programs for sockets cannot be attached.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,10 @@ mod pods;
 #[cfg(test)]
 mod pods_tests;
 mod routes;
+mod service_maps;
+mod services;
+#[cfg(test)]
+mod services_tests;
 mod status;
 mod ways;
 
@@ -20,7 +24,9 @@ pub use nodes::{NodeReport, NodesReport, nodes, nodes_of_maps};
 pub use pod_damage::{Damage, DamageKind};
 pub use pods::{Evidence, PodCounters, PodReport, PodsReport, Records, pods, select};
 pub use routes::{RouteReport, RouteState, RoutesReport, owners, routes, routes_of_maps};
-pub use status::{ApiServerStatus, FastPathSupport, KernelStatus, Status};
+pub use service_maps::Held;
+pub use services::{Address, FrontendReport, Policy, ServicePortReport, ServiceReport, ServicesReport, services};
+pub use status::{ApiServerStatus, FastPathSupport, KernelStatus, ServicesStatus, SocketsMode, Status};
 pub use ways::{PeerReport, WayReport, counted, peers, peers_of_maps};
 
 /// Who answered.

@@ -4,11 +4,15 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+use weft_common::services::SOCKETS_OF_HOST_ONLY;
 
 use super::{Drop, PeerReport, Source};
+use crate::datapath::socket_links::SocketLinks;
 use crate::model::problem::Problem;
 use crate::overlay::state::Underlay;
 use crate::overlay::way::{FastPath, UnderlayDevice};
+use crate::services::snapshot::Counts;
+use crate::services::state::ServiceState;
 
 /// `weft status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,7 +58,10 @@ pub struct Status {
     /// Seconds since everything was last in the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_age_seconds: Option<f64>,
-    /// Counters of packets that our programs dropped, without those that are zero.
+    /// Services on this node; absent where even the maps cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<ServicesStatus>,
+    /// Counters of what our programs dropped or refused, without those that are zero.
     pub drops: Vec<Drop>,
 }
 
@@ -77,6 +84,81 @@ pub struct ApiServerStatus {
     /// Seconds since the nodes were last listed whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list_age_seconds: Option<f64>,
+}
+
+/// Services on this node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicesStatus {
+    /// Whose sockets get their backends when they dial; absent where nobody has told the programs yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<SocketsMode>,
+    /// How many programs for sockets are attached to the root of the node's control groups.
+    pub socket_programs_attached: usize,
+    /// How many there should be.
+    pub socket_programs_wanted: usize,
+    /// Those that are not attached, and why.
+    pub socket_programs_missing: Vec<String>,
+    /// Services that weft serves; absent without an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<usize>,
+    /// Their ports, once for each family.
+    pub ports: usize,
+    /// Addresses and ports that clients may dial, and one for each cluster IP that refuses the rest.
+    pub frontends: usize,
+    /// Backends of all ports.
+    pub backends: usize,
+    /// Seconds since everything was last in the maps; absent before that, and without an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_age_seconds: Option<f64>,
+    /// For how many seconds a change has waited to be in the maps; absent: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_seconds: Option<f64>,
+}
+
+/// Whose sockets get their backends when they dial a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SocketsMode {
+    /// Everybody's.
+    All,
+    /// Those of the host's network namespace; packets of pods are translated on their way.
+    Host,
+}
+
+impl SocketsMode {
+    /// What flags of SERVICES_CONFIG say.
+    pub const fn of(flags: u32) -> Self {
+        if flags & SOCKETS_OF_HOST_ONLY == 0 { Self::All } else { Self::Host }
+    }
+}
+
+impl ServicesStatus {
+    /// What the pinned links tell, of numbers that the caller knows.
+    pub fn new(sockets: Option<SocketsMode>, links: &SocketLinks, counts: Counts) -> Self {
+        let missing = |(name, why): &(&str, String)| format!("{name}: {why}");
+        Self {
+            sockets,
+            socket_programs_attached: links.wanted - links.missing.len(),
+            socket_programs_wanted: links.wanted,
+            socket_programs_missing: links.missing.iter().map(missing).collect(),
+            services: Some(counts.services),
+            ports: counts.ports,
+            frontends: counts.frontends,
+            backends: counts.backends,
+            sync_age_seconds: None,
+            pending_seconds: None,
+        }
+    }
+
+    /// What maps and pinned links tell. The maps know ports, not Services.
+    pub fn of_maps(state: &ServiceState, links: &SocketLinks) -> Self {
+        let backends = state.services.values().map(|service| service.cluster.count as usize).sum();
+        let (ports, frontends) = (state.services.len(), state.frontends.len());
+        let counts = Counts { services: 0, ports, frontends, backends };
+        let sockets = state.config.as_ref().map(|config| SocketsMode::of(config.flags));
+        Self { services: None, ..Self::new(sockets, links, counts) }
+    }
 }
 
 /// The kernel of this node.

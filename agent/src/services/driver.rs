@@ -78,6 +78,8 @@ struct Loop<'k, M, A> {
     repairs: Repairs,
     /// Why the maps could not be read.
     unread: Option<Problem>,
+    /// When the first pass was over.
+    filled: Option<Instant>,
     /// When changes are to be written.
     due: Option<Instant>,
     /// When what was refused is tried again.
@@ -97,6 +99,7 @@ impl<'k, M: ServiceMaps, A: AfterPass> Loop<'k, M, A> {
             after,
             repairs: Repairs::default(),
             unread: None,
+            filled: None,
             due: None,
             retry: None,
             wait: RETRY.0,
@@ -141,6 +144,7 @@ impl<'k, M: ServiceMaps, A: AfterPass> Loop<'k, M, A> {
         let (mut passed, triggered) = match outcome {
             Ok(done) => {
                 self.unread = None;
+                self.filled.get_or_insert_with(Instant::now);
                 done
             }
             Err(error) => {
@@ -204,10 +208,11 @@ impl<'k, M: ServiceMaps, A: AfterPass> Loop<'k, M, A> {
         let mut problems = self.programmer.problems();
         problems.extend(self.repairs.fights());
         problems.extend(self.unread.clone());
-        let pending_since = self.pending_since;
+        let (pending_since, filled) = (self.pending_since, self.filled);
         self.snapshot.send_modify(|snapshot| {
             snapshot.alive = now;
             snapshot.pending_since = pending_since;
+            snapshot.filled = filled;
             snapshot.counts = counts;
             if synced {
                 if snapshot.synced.is_none() {

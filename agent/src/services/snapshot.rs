@@ -14,6 +14,9 @@ use crate::model::services::ObjectName;
 pub struct Snapshot {
     /// The loop was alive at this time.
     pub alive: Instant,
+    /// The first pass was over at this time: what the kernel takes of the Services is in the maps since then. `None`: not yet since the
+    /// agent started.
+    pub filled: Option<Instant>,
     /// All that was wanted was in the maps at this time. `None`: not yet since the agent started.
     pub synced: Option<Instant>,
     /// Since when a change has waited to be in the maps; `None`: none does.
@@ -29,6 +32,7 @@ impl Snapshot {
     pub fn at_start() -> Self {
         Self {
             alive: Instant::now(),
+            filled: None,
             synced: None,
             pending_since: None,
             counts: Counts::default(),

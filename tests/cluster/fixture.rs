@@ -6,6 +6,7 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Result, anyhow};
 use weft_tests::echo::{self, Pod};
+use weft_tests::images;
 pub(crate) use weft_tests::network::Network;
 use weft_tests::owned_cluster::{Options, OwnedCluster};
 
@@ -19,7 +20,11 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn start(network: Network, topology: Topology) -> Result<Self> {
-        Ok(Self { cluster: RwLock::new(start(network, topology.options())?), network })
+        let mut options = topology.options();
+        if topology == Topology::Common {
+            options.images.push(images::coredns()?);
+        }
+        Ok(Self { cluster: RwLock::new(start(network, options)?), network })
     }
 
     pub(crate) fn cluster(&self) -> Result<RwLockReadGuard<'_, OwnedCluster>> {
@@ -46,7 +51,8 @@ impl Fixture {
 
 /// Starts a cluster with this network, and the echo application on it.
 pub(crate) fn start(network: Network, options: Options) -> Result<OwnedCluster> {
-    let images = network.images(&top())?;
+    let mut images = network.images(&top())?;
+    images.extend(options.images);
     let progress = Box::new(|text: &str| eprintln!("cluster: {text}"));
     let mut cluster = OwnedCluster::start(Options { images, progress, ..options })?;
     let ready = network.install(&mut cluster, &top()).and_then(|()| {

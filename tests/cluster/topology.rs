@@ -12,8 +12,8 @@ use weft_tests::wiring::Wiring;
 
 use crate::fixture::{Fixture, Network};
 use crate::{
-    Case, agent, api_server, churn, fast_path, host, ipv6_alone, kubelet, large, nodes, outcome, pods, rbac, reboot,
-    runtimes, survival_agent, survival_runtime, twofold,
+    Case, agent, api_server, churn, fast_path, host, ipv6_alone, kubelet, large, names, nodes, outcome, pods, rbac,
+    reboot, runtimes, services, services_outside, services_policy, survival_agent, survival_runtime, twofold,
 };
 
 /// A kind of cluster.
@@ -60,9 +60,19 @@ impl Topology {
     /// Its cases in their order: those that change the cluster come last.
     fn cases(self, network: Network) -> Vec<Case> {
         // What any Pod network must pass on any cluster.
-        let mut cases = [pods::CASES, large::PACKETS, host::CASES, kubelet::EXEC_AND_LOGS].concat();
+        let mut cases =
+            [pods::CASES, services::EVERYWHERE, large::PACKETS, host::CASES, kubelet::EXEC_AND_LOGS].concat();
         cases.extend(match self {
-            Self::Common => [large::STREAMS, kubelet::PROBES, nodes::CASES].concat(),
+            Self::Common => [
+                services::CASES,
+                services_policy::CASES,
+                services_outside::CASES,
+                names::CASES,
+                large::STREAMS,
+                kubelet::PROBES,
+                nodes::CASES,
+            ]
+            .concat(),
             Self::Ipv6Alone => ipv6_alone::CASES.to_vec(),
             Self::Twofold => twofold::ANY_NETWORK.to_vec(),
         });
@@ -71,6 +81,8 @@ impl Topology {
             cases.extend(fast_path::CASES);
             cases.extend(match self {
                 Self::Common => [
+                    services_policy::WEFT,
+                    services_outside::WEFT,
                     agent::CASES,
                     rbac::CASES,
                     survival_agent::CASES,

@@ -48,6 +48,22 @@ pub fn wait(cluster: &Cluster) -> Result<()> {
     })
 }
 
+/// Removes CoreDNS and its Service, and waits until its Pods have gone.
+pub fn remove(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl([
+        "delete",
+        "service,deployment",
+        "--namespace",
+        NAMESPACE,
+        "kube-dns",
+        "coredns",
+        "--ignore-not-found",
+    ])?;
+    cluster
+        .kubectl(["wait", "--for=delete", "pods", "--namespace", NAMESPACE, "--selector", LABEL, "--timeout=60s"])
+        .map(drop)
+}
+
 /// Nothing lies beyond the cluster's own names: whatever is no name of the cluster does not exist.
 fn configuration() -> Value {
     let lines = format!(

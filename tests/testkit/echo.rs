@@ -113,15 +113,17 @@ fn labels() -> Value {
 }
 
 fn pod() -> Value {
+    json!({"terminationGracePeriodSeconds": 0, "containers": [container()]})
+}
+
+/// The container of its Pods. They are Ready when the server answers.
+pub fn container() -> Value {
     json!({
-        "terminationGracePeriodSeconds": 0,
-        "containers": [{
-            "name": "echo",
-            "image": AGNHOST,
-            "imagePullPolicy": "Never",
-            "args": ["netexec", format!("--http-port={PORT}"), format!("--udp-port={UDP_PORT}")],
-            "readinessProbe": {"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1},
-        }],
+        "name": "echo",
+        "image": AGNHOST,
+        "imagePullPolicy": "Never",
+        "args": ["netexec", format!("--http-port={PORT}"), format!("--udp-port={UDP_PORT}")],
+        "readinessProbe": {"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1},
     })
 }
 

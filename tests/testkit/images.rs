@@ -34,7 +34,7 @@ const BUSYBOX: &str = "/bin/busybox";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Commands of the host that busybox has not, or not as well, and their names in the images. The suite wants OpenBSD's nc, and a
 /// shell that does not prefer commands of its own over those of the image, as busybox's does.
-const COMMANDS: [(&str, &str); 11] = [
+const COMMANDS: [(&str, &str); 12] = [
     ("/usr/bin/bash", "/bin/bash"),
     ("/usr/bin/dash", "/bin/sh"),
     ("/usr/bin/ping", "/usr/bin/ping"),
@@ -46,6 +46,7 @@ const COMMANDS: [(&str, &str); 11] = [
     ("/usr/bin/iperf3", "/usr/bin/iperf3"),
     ("/usr/bin/nc.openbsd", "/usr/bin/nc"),
     ("/usr/bin/nslookup", "/usr/bin/nslookup"),
+    ("/usr/bin/wget", "/usr/bin/wget"),
 ];
 /// Libraries that the C library loads by itself to look names up, where it has them in files of their own.
 const LOOKUPS: [&str; 2] = ["libnss_dns.so.2", "libnss_files.so.2"];
@@ -132,6 +133,8 @@ fn commands() -> Result<Files> {
         files.copy(&library, 0o755, Path::new(&library))?;
     }
     files.file("/etc/nsswitch.conf", 0o644, ORDER_OF_LOOKUPS);
+    // As busybox's, which the suite expects; Debian's dies of its option `-T`.
+    files.file("/etc/wgetrc", 0o644, "tries = 1\n");
     files.file("/etc/passwd", 0o644, USERS).file("/etc/group", 0o644, GROUPS);
     files.folder("/tmp", 0o1777);
     Ok(files)

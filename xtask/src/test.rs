@@ -14,14 +14,16 @@ use crate::{image, setup, tree};
 
 /// The package of the tests that need a machine; all others are unit tests.
 const TESTS: &str = "weft-tests";
+/// What is no test, but built for those that need it.
+const IMAGE: &str = "image";
 /// Seconds that each fuzzer runs, two at a time; that of packets runs three times as long. A minute together.
 const FUZZING: &str = "20";
-/// The test that needs the image and takes longest.
-const CLUSTER: &str = "cluster";
+/// The tests that need the image; they take longest and come last.
+const IN_CLUSTERS: [&str; 2] = ["e2e", "cluster"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these parts: format, clippy, image, unit, fuzz, testkit, datapath, netns, cluster, ...
+    /// Only these parts: format, clippy, unit, fuzz, testkit, datapath, netns, e2e, cluster, ...
     parts: Vec<String>,
 }
 
@@ -56,10 +58,11 @@ pub(crate) fn command(arguments: &Arguments) -> Result<ExitCode> {
     let mut progress = Progress::new();
     setup::run(&mut progress)?;
     let wanted = |name: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|part| part == name);
-    let mut parts = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
     for (name, mut command) in plan()? {
-        if name == CLUSTER && wanted(CLUSTER) {
-            parts.push(once("image", || image::build(&mut progress).map(drop)));
+        let has_image = parts.iter().any(|part| part.name == IMAGE);
+        if IN_CLUSTERS.contains(&name.as_str()) && wanted(&name) && !has_image {
+            parts.push(once(IMAGE, || image::build(&mut progress).map(drop)));
         }
         if wanted(&name) {
             parts.push(tests(&name, &mut command)?);
@@ -68,7 +71,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<ExitCode> {
     Ok(report(&parts))
 }
 
-/// All parts: what is fast and needs nothing first, the cluster last.
+/// All parts: what is fast and needs nothing first, clusters last.
 fn plan() -> Result<Vec<(String, Command)>> {
     let package = ["test", "--locked", "--no-fail-fast", "--package", TESTS];
     let with = |words: &[&str]| {
@@ -93,7 +96,7 @@ fn plan() -> Result<Vec<(String, Command)>> {
         ("testkit documentation".to_owned(), with(&["--doc"])),
     ];
     let mut targets = test_targets()?;
-    targets.sort_by_key(|name| (name == CLUSTER, name.clone()));
+    targets.sort_by_key(|name| (IN_CLUSTERS.iter().position(|last| last == name), name.clone()));
     parts.extend(targets.into_iter().map(|name| (name.clone(), with(&["--test", &name]))));
     Ok(parts)
 }

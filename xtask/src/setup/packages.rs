@@ -11,7 +11,7 @@ use super::{find, toolchain};
 use crate::progress::{Detail, Progress};
 
 /// What nodes, clusters, images and tests are made of.
-const ALWAYS: [&str; 22] = [
+const ALWAYS: [&str; 23] = [
     "bash",
     "bind9-dnsutils",
     "bpftool",
@@ -34,11 +34,12 @@ const ALWAYS: [&str; 22] = [
     "procps",
     "runc",
     "tcpdump",
+    "wget",
 ];
 /// A compiler for the kernel with its `core`.
 const TOOLCHAIN: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs that show on another system whether the packages are there, under whatever name.
-const PROGRAMS: [&str; 19] = [
+const PROGRAMS: [&str; 20] = [
     "bash",
     "bpftool",
     "busybox",
@@ -58,6 +59,7 @@ const PROGRAMS: [&str; 19] = [
     "nsenter",
     "ping",
     "runc",
+    "wget",
 ];
 
 /// Installs the packages that are missing.

@@ -1,13 +1,13 @@
 //! What an agent knows by its watches, for tests: the nodes, what came of Services, the API server's state and the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::connect::{ConnectError, Server};
@@ -16,7 +16,7 @@ use super::fake_server::World;
 use super::servers::Servers;
 use super::watch as watches;
 use crate::model::cluster::Cluster;
-use crate::model::services::ServiceEvent;
+use crate::model::services::{ServiceEvent, Update};
 
 const PATIENCE: Duration = Duration::from_secs(100);
 
@@ -137,5 +137,71 @@ impl Agent {
     pub(super) async fn event(&mut self) -> ServiceEvent {
         let event = timeout(4 * PATIENCE, self.events.recv()).await;
         event.unwrap_or_else(|_| panic!("no event\n{:#?}", self.log.lines())).unwrap()
+    }
+}
+
+/// Who takes the events, and what he knows by them.
+#[derive(Default)]
+pub(super) struct Known {
+    /// How often each kind was listed whole.
+    pub(super) whole: BTreeMap<&'static str, usize>,
+    pub(super) services: BTreeSet<String>,
+    pub(super) slices: BTreeSet<String>,
+    pub(super) cidrs: Option<Vec<String>>,
+}
+
+impl Known {
+    pub(super) fn take(&mut self, event: ServiceEvent) {
+        fn apply<T>(known: &mut BTreeSet<String>, update: Update<T>, name: impl Fn(&T) -> String) -> bool {
+            match update {
+                Update::All(all) => {
+                    *known = all.iter().map(|told| name(&told.object)).collect();
+                    return true;
+                }
+                Update::Set(told) => known.extend([name(&told.object)]),
+                Update::Remove(gone) => drop(known.remove(&gone.name)),
+            }
+            false
+        }
+        let (kind, is_whole) = match event {
+            ServiceEvent::Services(update) => {
+                ("services", apply(&mut self.services, update, |service| service.name.name.clone()))
+            }
+            ServiceEvent::Slices(update) => {
+                ("slices", apply(&mut self.slices, update, |slice| slice.name.name.clone()))
+            }
+            ServiceEvent::Cidrs(cidrs) => {
+                self.cidrs = Some(cidrs.iter().map(ToString::to_string).collect());
+                ("cidrs", true)
+            }
+        };
+        *self.whole.entry(kind).or_default() += usize::from(is_whole);
+    }
+
+    /// Takes events until something is known, and says how long it took.
+    pub(super) async fn wait_until(&mut self, agent: &mut Agent, known: impl Fn(&Self) -> bool) -> Duration {
+        let began = Instant::now();
+        while !known(self) {
+            let event = agent.event().await;
+            self.take(event);
+        }
+        began.elapsed()
+    }
+
+    /// Takes events for so long.
+    pub(super) async fn pass(&mut self, agent: &mut Agent, time: Duration) {
+        let until = Instant::now() + time;
+        while let Ok(event) = timeout_at(until, agent.event()).await {
+            self.take(event);
+        }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole.len() == 3
+    }
+
+    pub(super) fn has(&self, services: &[&str], slices: &[&str]) -> bool {
+        let are = |known: &BTreeSet<String>, names: &[&str]| known.iter().eq(names);
+        are(&self.services, services) && are(&self.slices, slices)
     }
 }

@@ -39,12 +39,16 @@ fn the_guides_commands_of_an_uninstall_leave_nothing() {
         let foreign = shell(&format!("{underlay} pref 7"));
         assert!(!foreign.is_empty() && shell(underlay).contains("from_underlay"));
         let files = |folder: &str| fs::read_dir(node.folder.join(folder)).unwrap().count();
+        let group = node.group.path().display();
+        let for_sockets = || shell(&format!("bpftool cgroup show {group}"));
+        assert!(for_sockets().contains("connect4"), "{}", for_sockets());
         assert!(files("bin") == 3 && files("net.d") == 1 && node.pins.exists());
         node.namespace.run(["sh", "-e", "-c", &uninstall_commands(node)]).unwrap();
         assert_eq!((files("bin"), files("net.d")), (0, 0));
         assert!(!node.folder.join("run").exists() && !node.pins.parent().unwrap().exists());
         assert!(!shell(underlay).contains("from_underlay"), "{}", shell(underlay));
         assert_eq!(shell(&format!("{underlay} pref 7")), foreign, "what others have there stays");
+        assert!(!for_sockets().contains("connect4"), "{}", for_sockets());
         let left = "ip -o link | grep ': weft'; ip -4 route show table all proto 119; ip -6 route show table all proto 119; \
                     nft list ruleset | grep weft; true";
         assert_eq!(node.namespace.run(["sh", "-c", left]).unwrap(), "");

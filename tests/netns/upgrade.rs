@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use weft_cni::lock::Lock;
+use weft_common::layout::{map, program};
 use weft_tests::netns::View;
 use weft_tests::traffic::{Traffic, Way};
 use weft_tests::wait;
@@ -27,8 +28,14 @@ const KILLS: u32 = 6;
 
 /// The version that pinned in this directory beside the present one.
 fn old(node: &AgentNode, directory: &str) -> Version {
-    let mut version = node.version();
+    let mut version = old_in_place(node);
     version.pins = node.pins.with_file_name(directory);
+    version
+}
+
+/// The old version, in the directory of the present one.
+fn old_in_place(node: &AgentNode) -> Version {
+    let mut version = node.version();
     if let Some(folder) = env::var_os(OLD_PROGRAMS).map(PathBuf::from) {
         version.agent = folder.join("weft-agent");
         version.plugin = folder.join("weft-cni");
@@ -210,6 +217,59 @@ fn an_upgrade_to_another_layout_loses_no_packet_and_leaves_nothing_behind() {
     });
 }
 
+/// What the first version of this layout had pinned. All else came later.
+const AT_FIRST: [&str; 10] = [
+    "ENDPOINTS",
+    "NODES",
+    "NODE_ADDRESSES",
+    "CONFIG",
+    "FAST_PATH_LEASE",
+    "DROPS",
+    "from_pod",
+    "to_pod",
+    "from_overlay",
+    "from_underlay",
+];
+
+/// With programs of an older version, they must be of this layout.
+#[test]
+fn what_came_later_to_the_layout_is_made_while_pods_talk() {
+    AgentCluster::run_without_agents(DUAL, 2, |cluster| {
+        let [one, two] = cluster.nodes.as_slice() else { panic!("two nodes") };
+        for (number, node) in (1..).zip(&cluster.nodes) {
+            cluster.register(number);
+            node.namespace.run(["tc", "qdisc", "add", "dev", "eth0", "clsact"]).unwrap();
+            node.start_agent_of(&old_in_place(node));
+            node.wait_until_ready();
+        }
+        let traffic = Traffic::start(&ways(one, two), Duration::from_millis(20)).unwrap();
+        one.stop_agent(Signal::SIGTERM);
+        for name in map::ALL.iter().chain(&program::SOCKET).chain(&program::SOCKET_LINKS) {
+            let pin = one.pins.join(name);
+            if !AT_FIRST.contains(name) && pin.exists() {
+                fs::remove_file(pin).unwrap();
+            }
+        }
+        let [_, before] = pinned(&one.pins);
+        assert_eq!(before.len(), 6, "{before:?}");
+        let began = endpoints(one);
+        one.start_agent();
+        one.wait_until_ready();
+        traffic.stop().whole().unwrap_or_else(|error| panic!("{error:#}\n{}\n{}", one.log(), two.log()));
+
+        let [_, after] = pinned(&one.pins);
+        assert!(after.is_superset(&before) && after.len() == map::ALL.len(), "{before:?} {after:?}");
+        assert_eq!(endpoints(one), began);
+        for name in map::ALL.iter().chain(&program::ALL).chain(&program::SOCKET).chain(&program::SOCKET_LINKS) {
+            assert!(one.pins.join(name).exists(), "{name}");
+        }
+        // Calls of the plugin work as before.
+        one.check_pod(0);
+        one.plugin("DEL", 0).success();
+        one.add_pod(0);
+    });
+}
+
 fn address(ip: &Value) -> String {
     ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned()
 }
@@ -233,6 +293,8 @@ fn nothing_but_directories_of_other_layouts_of_weft_is_removed() {
         let node = &cluster.nodes[0];
         let (parent, map) = (node.pins.parent().unwrap(), node.pins.join("CONFIG"));
         let place = |name: &str| parent.join(name);
+        // It would take away what is not complete yet.
+        node.stop_agent(Signal::SIGTERM);
         // Cut off in the middle: by the end of an agent that began to make it, or to remove it.
         let ours = [("v1", &["from_pod"][..]), ("v7", &["ENDPOINTS", "of_a_later_layout"]), ("v9", &[])];
         let others =
@@ -243,7 +305,6 @@ fn nothing_but_directories_of_other_layouts_of_weft_is_removed() {
         pin(&place("v8/deeper"), &["ENDPOINTS"], &map).unwrap();
         std::os::unix::fs::symlink(place("x1"), place("v11")).unwrap();
         pin(parent, &["v12"], &map).unwrap();
-        node.stop_agent(Signal::SIGTERM);
         node.start_agent();
         node.wait_until_ready();
         for (name, _) in ours {

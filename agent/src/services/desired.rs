@@ -174,11 +174,7 @@ impl Desired {
             for port in ports {
                 of_service.ids.extend(self.add_port(&name, service, port, touched));
             }
-            let mut addresses = service.cluster_ips.clone();
-            if of_service.ids.is_empty() {
-                addresses.clear();
-            }
-            for address in addresses {
+            for address in service.cluster_ips.iter().copied() {
                 let entry = Frontend { service: 0, flags: frontend::INTERNAL | frontend::REST, zero: 0 };
                 let claim = claimant(&name, service.created, FrontendKind::ClusterIp, 0);
                 of_service.rest.push((rest_key(address), claim.clone()));

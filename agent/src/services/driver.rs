@@ -121,7 +121,9 @@ impl<'k, M: ServiceMaps, A: AfterPass> Loop<'k, M, A> {
         if news {
             let now = Instant::now();
             self.due.get_or_insert(now + BATCH);
-            self.pending_since.get_or_insert(now);
+            if self.pending_since.replace(self.pending_since.unwrap_or(now)).is_none() {
+                self.snapshot.send_modify(|snapshot| snapshot.pending_since = Some(now));
+            }
         }
     }
 

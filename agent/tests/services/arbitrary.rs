@@ -100,17 +100,27 @@ const PORTS: [(&str, Protocol, u16); 4] = [
     ("dns-tcp", Protocol::Tcp, 53),
 ];
 
+/// Source ranges: some within others.
+const RANGES: [&str; 8] = [
+    "10.244.0.0/16",
+    "10.244.1.0/24",
+    "10.244.1.0/28",
+    "10.244.1.9/32",
+    "192.0.2.0/24",
+    "198.51.100.0/24",
+    "0.0.0.0/0",
+    "fd00::/16",
+];
+
 prop_compose! {
-    fn service()(
-        number in 1..5u8,
+    fn service(numbers: std::ops::Range<u8>)(
+        number in numbers,
         other_address in prop::bool::weighted(0.2),
         families in select(vec![(true, true), (true, false), (false, true)]),
         external in subsequence(vec![1, 2, 3], 0..3),
         balancers in subsequence(vec![3, 4], 0..2),
         node_address in prop::bool::weighted(0.2),
-        ranges in option::of(subsequence(vec![
-            "10.244.0.0/16", "10.244.1.0/24", "10.244.1.0/28", "10.244.1.9/32", "192.0.2.0/24", "198.51.100.0/24", "0.0.0.0/0", "fd00::/16",
-        ], 0..5)),
+        ranges in option::of(subsequence(RANGES.to_vec(), 0..5)),
         ports in subsequence((0..PORTS.len()).collect::<Vec<_>>(), 1..3),
         with_node_ports in any::<bool>(),
         policies in any::<(bool, bool)>(),
@@ -209,12 +219,51 @@ fn cidrs() -> impl Strategy<Value = Vec<IpNetwork>> {
 /// A change of one object.
 pub(crate) fn event() -> impl Strategy<Value = ServiceEvent> {
     prop_oneof![
-        4 => service().prop_map(|service| ServiceEvent::Services(Update::Set(told(service)))),
+        4 => service(1..5).prop_map(|service| ServiceEvent::Services(Update::Set(told(service)))),
         1 => (1..5u8).prop_map(|number| ServiceEvent::Services(Update::Remove(name(format!("service-{number}"))))),
         6 => slice().prop_map(|slice| ServiceEvent::Slices(Update::Set(told(slice)))),
         1 => (0..6u8).prop_map(|number| ServiceEvent::Slices(Update::Remove(name(format!("slice-{number}"))))),
         1 => cidrs().prop_map(ServiceEvent::Cidrs),
     ]
+}
+
+/// A Service that is edited, deleted and made again, with a load balancer that is often restricted.
+pub(crate) fn edit() -> impl Strategy<Value = Action> {
+    let ranges = option::weighted(0.9, subsequence(RANGES.to_vec(), 0..4));
+    let edited = (service(1..2), ranges, any::<bool>()).prop_map(|(mut service, ranges, external)| {
+        service.load_balancer_ips = vec![v4("198.51.100.", 4)];
+        service.source_ranges = ranges.map(|ranges| ranges.iter().map(|range| range.parse().unwrap()).collect());
+        if !external {
+            service.external_ips.clear();
+        }
+        Action::Event(ServiceEvent::Services(Update::Set(told(service))))
+    });
+    let removed = Just(Action::Event(ServiceEvent::Services(Update::Remove(name("service-1")))));
+    prop_oneof![6 => edited, 1 => removed]
+}
+
+/// What that Service has behind it: one backend on this node and one elsewhere; and a range around its addresses.
+pub(crate) fn around_edits() -> Vec<Action> {
+    let endpoint = |last: u8, here: bool| Endpoint {
+        address: v4(if here { "10.244.1." } else { "10.244.2." }, last),
+        node: Some(if here { "one" } else { "two" }.to_owned()),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node_hints: Vec::new(),
+        zone_hints: Vec::new(),
+        target: None,
+    };
+    let port = |(name, protocol, port): (&str, Protocol, u16)| SlicePort { name: name.to_owned(), protocol, port };
+    let slice = Slice {
+        name: name("slice-1"),
+        service: name("service-1"),
+        ports: PORTS.into_iter().map(port).collect(),
+        endpoints: vec![endpoint(1, true), endpoint(1, false)],
+        triggered: None,
+    };
+    let cidrs = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
+    vec![Action::Event(ServiceEvent::Slices(Update::Set(told(slice)))), Action::Event(ServiceEvent::Cidrs(cidrs))]
 }
 
 /// Anything that happens.

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use weft_cni::node_facts::{self, NodeFacts};
 use weft_common::layout::LAYOUT_VERSION;
 
-use crate::config::CGROUP_ROOT;
 use crate::datapath::kernel::LinuxKernel;
 use crate::datapath::maps::{Maps, MapsError};
 use crate::datapath::requirements::Requirements;
@@ -105,13 +104,13 @@ impl Offline {
     }
 
     /// Services, as far as maps and links tell.
-    fn services_status(&self) -> Option<ServicesStatus> {
+    fn services_status(&self, cgroup_root: &Path) -> Option<ServicesStatus> {
         let state = LinuxServiceMaps::open(&self.pin_directory).and_then(|maps| maps.read()).ok()?;
-        Some(ServicesStatus::of_maps(&state, &socket_links::read(&self.pin_directory, Path::new(CGROUP_ROOT))))
+        Some(ServicesStatus::of_maps(&state, &socket_links::read(&self.pin_directory, cgroup_root)))
     }
 
-    /// `weft status`.
-    pub fn status(&self) -> Result<Status, OfflineError> {
+    /// `weft status`, on a node whose control groups are mounted there.
+    pub fn status(&self, cgroup_root: &Path) -> Result<Status, OfflineError> {
         let requirements = Requirements::of_this_node(&self.pin_directory, Path::new("/proc/sys"));
         let drops = view::drops(Source::Offline, &self.pin_directory, Vec::new())?.drops;
         let own = self.observed.node_addresses.iter().filter(|(_, entry)| entry.local);
@@ -132,7 +131,7 @@ impl Offline {
             peers: self.peers(),
             pod_mtu_bytes: self.facts.as_ref().map(|facts| facts.mtu),
             sync_age_seconds: None,
-            services: self.services_status(),
+            services: self.services_status(cgroup_root),
             drops,
         })
     }

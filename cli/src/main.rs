@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
-use weft_agent::config::STATE_DIRECTORY;
+use weft_agent::config::{CGROUP_ROOT, STATE_DIRECTORY};
 use weft_agent::offline::{self, Offline};
 use weft_agent::report::{self, DropsReport, PodsReport};
 use weft_common::layout::PIN_DIRECTORY;
@@ -44,6 +44,9 @@ struct Arguments {
     /// Folder of the pinned maps
     #[arg(long, global = true, default_value = PIN_DIRECTORY)]
     pin_directory: PathBuf,
+    /// Where the node's control groups are mounted
+    #[arg(long, global = true, default_value = CGROUP_ROOT)]
+    cgroup_root: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -112,7 +115,7 @@ async fn answer(arguments: &Arguments) -> Result<ExitCode> {
         Question::Status => {
             let status = match ask::agent(&arguments.state_directory, "/status").await? {
                 Answer::Agent(status) => status,
-                Answer::Away => offline(arguments).await?.status()?,
+                Answer::Away => offline(arguments).await?.status(&arguments.cgroup_root)?,
             };
             if !status.healthy {
                 code = ExitCode::FAILURE;

@@ -19,6 +19,7 @@ pub(crate) fn command(node: &AgentNode, words: &[&str]) -> Command {
     let folders = [
         format!("--state-directory={}", node.folder.join("run").display()),
         format!("--pin-directory={}", node.pins.display()),
+        format!("--cgroup-root={}", node.group.path().display()),
     ];
     let program = binaries::weft().unwrap().to_str().unwrap().to_owned();
     let words = words.iter().map(|word| (*word).to_owned());

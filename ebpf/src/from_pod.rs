@@ -11,7 +11,7 @@ use crate::maps::Node;
 use crate::packet::{self, Frame, Packet};
 use crate::step::MAY_BE_REPLY;
 use crate::verdict::{self, Verdict};
-use crate::{deliver, header_chain, hop_limit, leaving, maps, neighbour, overlay, reply, size, to_backend};
+use crate::{deliver, header_chain, hop_limit, leaving, maps, neighbour, overlay, refuse, reply, size, to_backend};
 
 /// What [`weft_from_pod`] gives instead of an action where the destination is neither a pod of this node nor one of another.
 const MAY_BE_FOR_SERVICE: i32 = MAY_BE_REPLY + 1;
@@ -26,7 +26,10 @@ pub(crate) fn from_pod(context: TcContext) -> i32 {
 fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
     match weft_from_pod(skb.skb) {
         MAY_BE_REPLY => reply::translate(skb)?,
-        MAY_BE_FOR_SERVICE => to_backend::translate(skb).map(drop)?,
+        MAY_BE_FOR_SERVICE => match to_backend::translate(skb) {
+            Err(DropReason::ServiceRefused) => return Ok(refuse::answer(skb)),
+            translated => translated.map(drop)?,
+        },
         action => return Ok(Verdict::Decided(action)),
     }
     Ok(Verdict::Decided(weft_forward(skb.skb)))

@@ -43,7 +43,15 @@ mod overlay;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod refuse;
+#[cfg(target_arch = "bpf")]
+mod refuse_icmp;
+#[cfg(target_arch = "bpf")]
+mod refuse_tcp;
+#[cfg(target_arch = "bpf")]
 mod reply;
+#[cfg(target_arch = "bpf")]
+mod sctp;
 #[cfg(target_arch = "bpf")]
 mod service;
 #[cfg(target_arch = "bpf")]

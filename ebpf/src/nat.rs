@@ -7,10 +7,11 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE
 use aya_ebpf::helpers::bpf_csum_diff;
 use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::DropReason;
-use weft_common::services::Flow;
+use weft_common::services::{Flow, PortBytes};
 
 use crate::flow::Key;
-use crate::packet::{ETHERNET, Family, SCTP, UDP};
+use crate::packet::{ETHERNET, Family, Packet, SCTP, UDP};
+use crate::sctp;
 
 /// Bytes of both addresses in an entry of the table of flows, and of both ports, which follow them.
 const ADDRESSES: usize = 32;
@@ -31,9 +32,9 @@ const _: () = assert!(core::mem::offset_of!(weft_common::services::FlowKey, dest
 
 /// Translates a packet with this key, whose transport header begins at `at`.
 #[inline(always)]
-pub(crate) fn write(skb: &SkBuff, family: Family, at: usize, key: &Key, becomes: &Flow) -> Result<(), DropReason> {
+pub(crate) fn write(skb: &SkBuff, packet: &Packet, at: usize, key: &Key, becomes: &Flow) -> Result<(), DropReason> {
     let addresses = difference(key, becomes, 0, ADDRESSES);
-    match family {
+    match packet.family {
         Family::V4 => {
             // What these writes add to a checksum of the packet cancels out, so the kernel's own stays right.
             skb.l3_csum_replace(ETHERNET + IPV4_CHECKSUM, 0, addresses, 0).map_err(failed)?;
@@ -47,12 +48,13 @@ pub(crate) fn write(skb: &SkBuff, family: Family, at: usize, key: &Key, becomes:
             skb.store(ETHERNET + IPV6_SOURCE, words, RECOMPUTE).map_err(failed)?;
         }
     }
-    let new_ports = [becomes.source_port, becomes.destination_port];
+    let old_ports = ports([key.0.source_port, key.0.destination_port]);
+    let new_ports = ports([becomes.source_port, becomes.destination_port]);
     let (checksum, flags) = match key.0.protocol {
         UDP => (at + 6, ZERO_MEANS_NONE),
-        // The checksum counts the ports.
-        SCTP if [key.0.source_port, key.0.destination_port] != new_ports => return Err(DropReason::HelperFailed),
-        SCTP => return Ok(()),
+        // Its checksum counts no addresses.
+        SCTP if old_ports == new_ports => return Ok(()),
+        SCTP => return sctp::set_ports(skb, packet, at, old_ports, new_ports),
         _ => (at + 16, 0),
     };
     let is_there = match key.0.protocol {
@@ -64,7 +66,7 @@ pub(crate) fn write(skb: &SkBuff, family: Family, at: usize, key: &Key, becomes:
     }
     // The pseudo header counts the addresses.
     skb.l4_csum_replace(checksum, 0, addresses, flags | PSEUDO_HEADER).map_err(failed)?;
-    if [key.0.source_port, key.0.destination_port] != new_ports {
+    if old_ports != new_ports {
         // These two cancel out.
         let ports = difference(key, becomes, ADDRESSES, PORTS);
         skb.l4_csum_replace(checksum, 0, ports, flags).map_err(failed)?;
@@ -84,6 +86,11 @@ fn difference(key: &Key, becomes: &Flow, from: usize, bytes: usize) -> u64 {
     };
     // It refuses only lengths that are no words.
     sum as u64 & 0xffff_ffff
+}
+
+#[inline(always)]
+const fn ports([[a, b], [c, d]]: [PortBytes; 2]) -> u32 {
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 #[inline(always)]

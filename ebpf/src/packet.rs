@@ -156,6 +156,19 @@ fn parse_ipv6(skb: &SkBuff, at: usize) -> Result<Packet, DropReason> {
     })
 }
 
+/// Bytes of the IP packet, by its own header. Of one that is too large for that, by the frame.
+#[inline(always)]
+pub(crate) fn length(skb: &SkBuff, packet: &Packet) -> Result<usize, DropReason> {
+    let there = (skb.len() as usize).wrapping_sub(ETHERNET);
+    let (at, before) = match packet.family {
+        Family::V4 => (ETHERNET + 2, 0),
+        Family::V6 => (ETHERNET + 4, IPV6),
+    };
+    let said = skb.load::<u16>(at).map_err(|_| DropReason::Truncated)?;
+    let length = usize::from(u16::from_be(said)) + before;
+    Ok(if said == 0 || length > there { there } else { length })
+}
+
 /// The start of the frame, of which `length` bytes may be read and written.
 #[inline(always)]
 pub(crate) fn reach(skb: &SkBuff, length: usize) -> Result<*mut u8, DropReason> {

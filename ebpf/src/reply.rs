@@ -77,7 +77,7 @@ fn look_up(skb: &SkBuff) -> Result<bool, DropReason> {
         return Ok(false);
     }
     answered(skb, transport, &key, found, &becomes, now)?;
-    nat::write(skb, packet.family, transport.at, &key, &becomes)?;
+    nat::write(skb, &packet, transport.at, &key, &becomes)?;
     Ok(true)
 }
 

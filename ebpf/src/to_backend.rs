@@ -64,7 +64,7 @@ fn go_on(skb: &SkBuff) -> Result<bool, DropReason> {
         }
         found.heard(&other, signal, now);
     }
-    nat::write(skb, packet.family, transport.at, &key, &becomes)?;
+    nat::write(skb, &packet, transport.at, &key, &becomes)?;
     Ok(true)
 }
 

@@ -27,6 +27,9 @@ use crate::frames::{Frame, Mac};
 const OWN_DEVICE: u32 = 1;
 const OTHER_DEVICE: u32 = 7;
 
+/// MAC addresses of "this pod".
+pub(crate) const OWN_POD_MAC: Mac = [2; 6];
+pub(crate) const OWN_HOST_MAC: Mac = [4; 6];
 /// MAC addresses of the pod that is not "this pod".
 pub(crate) const OTHER_POD_MAC: Mac = [0x0a, 1, 2, 3, 4, 5];
 pub(crate) const OTHER_HOST_MAC: Mac = [0x0a, 6, 7, 8, 9, 10];
@@ -115,15 +118,19 @@ impl Datapath {
                 datapath.maps.set_node_address(address, entry).unwrap();
             }
         }
-        for address in ["10.244.1.10", "fd00:10:244:1::10"] {
-            let own = Endpoint { ifindex: OWN_DEVICE, pod_mac: [2; 6], host_mac: [4; 6] };
-            set_endpoint(pins(), address.parse().unwrap(), own);
-        }
-        for address in ["10.244.1.11", "fd00:10:244:1::11"] {
-            let other = Endpoint { ifindex: OTHER_DEVICE, pod_mac: OTHER_POD_MAC, host_mac: OTHER_HOST_MAC };
-            set_endpoint(pins(), address.parse().unwrap(), other);
-        }
+        datapath.stand_at(10);
         datapath
+    }
+
+    /// Makes the pod whose addresses end in this, 10 or 11, "this pod", and the other one the other.
+    pub(crate) fn stand_at(&self, end: u8) {
+        let own = Endpoint { ifindex: OWN_DEVICE, pod_mac: OWN_POD_MAC, host_mac: OWN_HOST_MAC };
+        let other = Endpoint { ifindex: OTHER_DEVICE, pod_mac: OTHER_POD_MAC, host_mac: OTHER_HOST_MAC };
+        for (end, endpoint) in [(end, own), (21 - end, other)] {
+            for address in [format!("10.244.1.{end}"), format!("fd00:10:244:1::{end}")] {
+                set_endpoint(pins(), address.parse().unwrap(), endpoint);
+            }
+        }
     }
 
     /// Writes the podCIDRs of a node, and the way to it.
@@ -155,6 +162,11 @@ impl Datapath {
             (TC_ACT_SHOT, &[(counted_for, reason, 1)]) if counted_for == program => Outcome::Dropped(reason),
             (action, counted) => panic!("action {action} with counters {counted:?}"),
         }
+    }
+
+    /// Runs a program on a frame without a look at the counters: for many frames.
+    pub(crate) fn run_uncounted(&self, program: Program, frame: &[u8]) {
+        datapath_run::run(&self.programs[program as usize], frame, Circumstances::default()).unwrap();
     }
 
     /// Runs a program on every frame of a table, without the kernel having its checksum and with it.
@@ -214,6 +226,12 @@ fn difference(before: &Counters, after: &Counters) -> Vec<(Program, DropReason, 
 /// The outcome of a frame of this node's other pod.
 pub(crate) fn to_other_pod(frame: &Frame) -> Outcome {
     let out = frame.clone().macs(OTHER_HOST_MAC, OTHER_POD_MAC).hop_limit(frame.hop_limit - 1);
+    Outcome::Redirected(out.bytes())
+}
+
+/// The outcome of a frame that comes back to this pod.
+pub(crate) fn to_this_pod(frame: &Frame) -> Outcome {
+    let out = frame.clone().macs(OWN_HOST_MAC, OWN_POD_MAC).hop_limit(frame.hop_limit - 1);
     Outcome::Redirected(out.bytes())
 }
 

@@ -84,7 +84,9 @@ impl Frame {
             Content::Segment { from, to, sequence, acknowledged, flags, payload } => {
                 let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
                 bytes.extend([sequence.to_be_bytes(), acknowledged.to_be_bytes()].concat());
-                bytes.extend([0x50, *flags, 0x10, 0, 0, 0, 0, 0]);
+                // A reset opens no window.
+                let window = if flags & 4 == 0 { 0x10 } else { 0 };
+                bytes.extend([0x50, *flags, window, 0, 0, 0, 0, 0]);
                 bytes.extend(payload);
                 (bytes, Some(16))
             }

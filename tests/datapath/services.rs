@@ -1,18 +1,20 @@
 //! Services in the maps of programs, as tests describe them, and what programs remember of flows.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
+use nix::time::{ClockId, clock_gettime};
 use weft_agent::datapath::ServiceMaps;
 use weft_agent::datapath::service_maps::LinuxServiceMaps;
 use weft_agent::services::state::{SourceRange, Write};
 use weft_common::address::{self, prefix_bits};
 use weft_common::layout::map;
 use weft_common::services::{
-    Backend, BackendSet, Flow, FlowKey, Frontend, FrontendKey, IN_CLUSTER, IN_LOCAL, PortBytes, Service,
-    ServicesConfig, Serving, ServingKey, SlotKey, SourceRangeKey, frontend,
+    Affinity, AffinityKey, Backend, BackendSet, Flow, FlowKey, Frontend, FrontendKey, IN_CLUSTER, IN_LOCAL, PortBytes,
+    Service, ServicesConfig, Serving, ServingKey, SlotKey, SourceRangeKey, frontend,
 };
 
 use crate::frames::{Content, Frame, SCTP, TCP, UDP};
@@ -70,8 +72,15 @@ impl Port {
     }
 }
 
+/// Nanoseconds of CLOCK_MONOTONIC.
+pub(crate) fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+    Duration::from(now).as_nanos() as u64
+}
+
 /// The maps for Services below a directory of pins.
 pub(crate) struct Services {
+    pins: PathBuf,
     maps: LinuxServiceMaps,
     flows: [HashMap<MapData, FlowKey, Flow>; 2],
 }
@@ -90,7 +99,7 @@ impl Services {
             let map = Map::from_map_data(MapData::from_pin(pins.join(name)).unwrap()).unwrap();
             map.try_into().unwrap()
         });
-        let services = Self { maps: LinuxServiceMaps::open(pins).unwrap(), flows };
+        let services = Self { pins: pins.to_owned(), maps: LinuxServiceMaps::open(pins).unwrap(), flows };
         let [gateway_v4, gateway_v6] = GATEWAYS.map(bytes);
         services.write(&[Write::SetConfig(ServicesConfig {
             gateway_v4,
@@ -104,7 +113,17 @@ impl Services {
         services
     }
 
-    pub(crate) fn write(&self, writes: &[Write]) {
+    /// What the programs are told of the node.
+    pub(crate) fn config(&self) -> ServicesConfig {
+        self.maps.read().unwrap().config.expect("it is written")
+    }
+
+    /// Tells the programs something else.
+    pub(crate) fn set_config(&self, config: ServicesConfig) {
+        self.write(&[Write::SetConfig(config)]);
+    }
+
+    fn write(&self, writes: &[Write]) {
         let failed = self.maps.write(writes);
         assert!(failed.is_empty(), "{failed:?}");
     }
@@ -116,7 +135,8 @@ impl Services {
             static GENERATION: AtomicU64 = AtomicU64::new(1);
             let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
             for (index, backend) in (0..).zip(backends) {
-                let value = Backend { address: address::to_bytes(backend.ip()), port: port_bytes(backend), zero: [0; 2] };
+                let value =
+                    Backend { address: address::to_bytes(backend.ip()), port: port_bytes(backend), zero: [0; 2] };
                 writes.push(Write::SetBackend(SlotKey { generation, index, zero: 0 }, value));
             }
             BackendSet { generation, count: backends.len() as u32, zero: 0 }
@@ -162,6 +182,11 @@ impl Services {
         self.write(&[Write::SetServiceCidr(network.parse().unwrap())]);
     }
 
+    /// Says that they are not.
+    pub(crate) fn remove_cidr(&self, network: &str) {
+        self.write(&[Write::RemoveServiceCidr(network.parse().unwrap())]);
+    }
+
     /// Lets clients of a network reach external addresses of a service.
     pub(crate) fn allow(&self, service: u64, network: &str, length: u8) {
         let network: IpAddr = network.parse().unwrap();
@@ -176,9 +201,29 @@ impl Services {
         found.filter_map(|(map, answered)| Some((map.get(&key, 0).ok()?, answered))).next()
     }
 
-    /// Writes an entry of the table.
-    pub(crate) fn set_flow(&mut self, frame: &Frame, flow: Flow, answered: bool) {
-        self.flows[usize::from(answered)].insert(flow_key(frame), flow, 0).unwrap();
+    /// Lets both directions of a flow be silent for so long.
+    pub(crate) fn age(&mut self, frame: &Frame, seconds: u64) {
+        let (mut flow, answered) = self.flow(frame).expect("the flow is there");
+        let key = flow_key(frame);
+        let back = FlowKey {
+            source: flow.destination,
+            destination: flow.source,
+            source_port: flow.destination_port,
+            destination_port: flow.source_port,
+            ..key
+        };
+        let map = &mut self.flows[usize::from(answered)];
+        let mut reply = map.get(&back, 0).unwrap();
+        let seen = now().checked_sub(seconds * 1_000_000_000).expect("this machine was started longer ago");
+        (flow.seen, reply.seen) = (seen, seen);
+        map.insert(key, flow, 0).unwrap();
+        map.insert(back, reply, 0).unwrap();
+    }
+
+    /// What is remembered of a client's affinity.
+    pub(crate) fn affinity(&self) -> HashMap<MapData, AffinityKey, Affinity> {
+        let map = MapData::from_pin(self.pins.join(map::AFFINITY)).unwrap();
+        Map::from_map_data(map).unwrap().try_into().unwrap()
     }
 
     /// How many directions of flows there are: new ones, and answered ones.

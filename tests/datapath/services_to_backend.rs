@@ -1,104 +1,207 @@
-//! Packets of a pod to a Service: which way they take, and what they become.
+//! Packets of a pod to a Service: which way they take to the backend.
 
 use weft_common::reason::{DropReason, Program};
+use weft_common::services::frontend;
 
-use crate::datapath::{Datapath, Outcome, into_the_overlay, pins, to_other_pod};
-use crate::frames::{Content, Frame, SCTP, TCP, UDP};
+use crate::datapath::{Datapath, INNER_MACS, Outcome, into_the_overlay, pins, to_other_pod, to_this_pod};
+use crate::encapsulation::{UNDERLAYS, check_leaving};
+use crate::frames::{Frame, UDP};
 use crate::services::{Port, Services};
+use crate::services_packets::{Case, FAMILIES, SERVICE_PORT, answer, at, first_packets, from, to};
 
-/// The port of the Services.
-pub(crate) const SERVICE_PORT: u16 = 80;
+const PROGRAM: Program = Program::FromPod;
 
-/// Flags of TCP.
-pub(crate) const FIN: u8 = 1;
-pub(crate) const SYN: u8 = 2;
-pub(crate) const RST: u8 = 4;
-pub(crate) const ACK: u8 = 16;
-
-/// A family: the address of this pod, a cluster IP, the pod beside, a pod of node 2.
-pub(crate) struct Family {
-    pub(crate) pod: &'static str,
-    pub(crate) cluster_ip: &'static str,
-    pub(crate) other_pod: &'static str,
-    pub(crate) remote_pod: &'static str,
-    pub(crate) gateway: &'static str,
+/// Runs the program on a frame twice, with and without the kernel's checksum, and compares with what is expected.
+pub(crate) fn expect(datapath: &Datapath, program: Program, what: &str, frame: &Frame, outcome: Outcome) {
+    datapath.check(program, [(what, frame.bytes(), outcome)]);
 }
 
-pub(crate) const FAMILIES: [Family; 2] = [
-    Family {
-        pod: "10.244.1.10",
-        cluster_ip: "10.96.0.10",
-        other_pod: "10.244.1.11",
-        remote_pod: "10.244.2.77",
-        gateway: "10.244.1.1",
-    },
-    Family {
-        pod: "fd00:10:244:1::10",
-        cluster_ip: "fd00:10:96::10",
-        other_pod: "fd00:10:244:1::11",
-        remote_pod: "fd00:10:244:2::77",
-        gateway: "fd00:10:244:1::1",
-    },
-];
-
-/// An address and a port.
-pub(crate) fn at(address: &str, port: u16) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
-}
-
-/// A TCP segment.
-pub(crate) fn segment(frame: Frame, flags: u8) -> Frame {
-    let payload = if flags & SYN == 0 { b"weft".to_vec() } else { Vec::new() };
-    frame.content(Content::Segment { from: 4000, to: SERVICE_PORT, sequence: 1000, acknowledged: 2000, flags, payload })
-}
-
-/// An SCTP packet.
-pub(crate) fn sctp(frame: Frame, chunk: u8) -> Frame {
-    frame.content(Content::Sctp { from: 4000, to: SERVICE_PORT, chunk, payload: vec![7; 33] })
-}
-
-/// First packets of the protocols that Services have.
-pub(crate) fn first_packets(source: &str, destination: &str) -> [(u8, Frame); 3] {
-    let frame = Frame::udp(source, destination).port(SERVICE_PORT);
-    [(UDP, frame.clone()), (TCP, segment(frame.clone(), SYN)), (SCTP, sctp(frame, 1))]
-}
-
-/// The packet that answers one.
-pub(crate) fn answer(to: &Frame) -> Frame {
-    let mut answer = Frame { source: to.destination, destination: to.source, ..to.clone() };
-    match &mut answer.content {
-        Content::Udp { from, to, .. } | Content::Sctp { from, to, .. } => std::mem::swap(from, to),
-        Content::Segment { from, to, flags, .. } => {
-            std::mem::swap(from, to);
-            *flags |= ACK;
-        }
-        other => panic!("no ports in {other:?}"),
-    }
-    answer
-}
-
-/// The packet to another address.
-pub(crate) fn to(frame: &Frame, address: &str, port: u16) -> Frame {
-    Frame { destination: address.parse().unwrap(), ..frame.clone() }.port(port)
-}
-
-/// The packet from another address.
-pub(crate) fn from(frame: &Frame, address: &str, port: u16) -> Frame {
-    Frame { source: address.parse().unwrap(), ..frame.clone() }.source_port(port)
+/// A packet that goes on up the stack.
+pub(crate) fn up(frame: &Frame) -> Outcome {
+    Outcome::Changed(frame.bytes())
 }
 
 #[test]
-fn packets_to_a_cluster_ip_reach_a_pod_of_this_node_and_its_answers_come_from_the_cluster_ip() {
+fn a_backend_on_this_node_gets_the_packet_and_all_that_follow_it() {
     let datapath = Datapath::load();
     let services = Services::open(pins());
-    for Family { pod, cluster_ip, other_pod, .. } in FAMILIES {
-        for (protocol, frame) in first_packets(pod, cluster_ip) {
-            services.set(&Port::new(1, protocol, &at(cluster_ip, SERVICE_PORT), &[&at(other_pod, 8080)]));
-            let translated = to(&frame, other_pod, 8080);
-            for round in 0..3 {
-                let outcome = datapath.run(Program::FromPod, &frame.bytes());
-                assert_eq!(outcome, to_other_pod(&translated), "{protocol} to {cluster_ip}, round {round}");
-            }
+    for case in Case::all() {
+        services.set(&case.service(&[case.family.other_pod], 8080));
+        let translated = to(&case.frame, case.family.other_pod, 8080);
+        for _ in 0..3 {
+            expect(&datapath, PROGRAM, &case.name(), &case.frame, to_other_pod(&translated));
         }
+        assert_eq!(services.flows()[1], 0, "nobody answered");
+    }
+}
+
+#[test]
+fn a_backend_with_the_services_port_is_reached_too() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        services.set(&case.service(&[case.family.other_pod], SERVICE_PORT));
+        let translated = to(&case.frame, case.family.other_pod, SERVICE_PORT);
+        expect(&datapath, PROGRAM, &case.name(), &case.frame, to_other_pod(&translated));
+    }
+}
+
+#[test]
+fn a_backend_on_another_node_is_reached_through_the_tunnel() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        services.set(&case.service(&[case.family.remote_pod], 8080));
+        let translated = to(&case.frame, case.family.remote_pod, 8080);
+        expect(&datapath, PROGRAM, &case.name(), &case.frame, into_the_overlay(&translated));
+        for (underlay, backend) in UNDERLAYS.into_iter().zip([4, 5]) {
+            let backend =
+                case.family.past.replace(".4.", &format!(".{backend}.")).replace(":4::", &format!(":{backend}::"));
+            services.set(&case.service(&[&backend], 8080));
+            // A flow of its own for each: another client port.
+            let frame = case.frame.clone().source_port(5000 + u16::from(underlay.1));
+            let outcome = datapath.run(PROGRAM, &frame.bytes());
+            let Outcome::Redirected(out) = outcome else { panic!("{}: {outcome:?}", case.name()) };
+            let inner = to(&frame, &backend, 8080).macs(INNER_MACS.0, INNER_MACS.1).hop_limit(63).bytes();
+            assert!(out.ends_with(&inner), "{}: {out:02x?} does not end with {inner:02x?}", case.name());
+            // The whole of it is that of a packet which the pod sends to the backend itself.
+            check_leaving(&datapath, underlay, &to(&frame, &backend, 8080), 0);
+        }
+    }
+}
+
+#[test]
+fn backends_outside_the_pods_network_are_reached_by_the_stack() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        let backends = [case.family.node, case.family.other_node, case.family.outside];
+        for (backend, port) in backends.into_iter().zip(6000..) {
+            services.set(&case.service(&[backend], 8080));
+            let frame = case.frame.clone().source_port(port);
+            expect(&datapath, PROGRAM, &case.name(), &frame, up(&to(&frame, backend, 8080)));
+        }
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_by_its_service_and_hears_itself_from_the_cluster_ip() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        services.set(&case.service(&[case.family.pod], 8080));
+        let asked = from(&to(&case.frame, case.family.pod, 8080), case.family.gateway, 4000);
+        expect(&datapath, PROGRAM, &case.name(), &case.frame, to_this_pod(&asked));
+        let answered = answer(&asked);
+        let heard = answer(&case.frame);
+        expect(&datapath, PROGRAM, &case.name(), &answered, to_this_pod(&heard));
+        // And again, now that the flow was answered.
+        expect(&datapath, PROGRAM, &case.name(), &case.frame, to_this_pod(&asked));
+        expect(&datapath, PROGRAM, &case.name(), &answered, to_this_pod(&heard));
+    }
+}
+
+#[test]
+fn external_addresses_of_a_service_are_served_to_pods() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        let addresses = [(case.family.external_ip, 0), (case.family.node, frontend::NODE_PORT)];
+        for ((address, flags), port) in addresses.into_iter().zip([SERVICE_PORT, 30_080]) {
+            services.set(&case.service(&[case.family.other_pod], 8080).and_at(&at(address, port), flags));
+            let frame = to(&case.frame, address, port).source_port(port);
+            let translated = to(&frame, case.family.other_pod, 8080);
+            expect(&datapath, PROGRAM, &case.name(), &frame, to_other_pod(&translated));
+            // What else the address has is not the Service's.
+            let other = to(&frame, address, port + 1);
+            expect(&datapath, PROGRAM, &case.name(), &other, Outcome::Passed);
+        }
+    }
+}
+
+#[test]
+fn node_ports_on_loopback_addresses_are_not_for_pods() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        let port = case.service(&[case.family.other_pod], 8080);
+        services.set(&port.and_at(&at(case.family.node, 30_080), frontend::HOST_ONLY));
+        expect(&datapath, PROGRAM, &case.name(), &to(&case.frame, case.family.node, 30_080), Outcome::Passed);
+    }
+}
+
+#[test]
+fn a_pods_address_is_its_own_whatever_services_say() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        let Case { family, .. } = case;
+        let mut port = case.service(&[family.outside], 8080);
+        for address in [family.other_pod, family.remote_pod] {
+            port = port.and_at(&at(address, SERVICE_PORT), 0);
+        }
+        services.set(&port);
+        let local = to(&case.frame, family.other_pod, SERVICE_PORT);
+        expect(&datapath, PROGRAM, &case.name(), &local, to_other_pod(&local));
+        let remote = to(&case.frame, family.remote_pod, SERVICE_PORT);
+        expect(&datapath, PROGRAM, &case.name(), &remote, into_the_overlay(&remote));
+    }
+}
+
+#[test]
+fn protocols_with_the_same_port_are_services_of_their_own() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    let cases: Vec<Case> = Case::all().collect();
+    for (case, port) in cases.iter().zip(8000..) {
+        services.set(&case.service(&[case.family.other_pod], port));
+    }
+    for (case, port) in cases.iter().zip(8000..) {
+        let translated = to(&case.frame, case.family.other_pod, port);
+        expect(&datapath, PROGRAM, &case.name(), &case.frame, to_other_pod(&translated));
+    }
+}
+
+#[test]
+fn a_packet_with_no_hop_left_goes_up_as_it_came() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all() {
+        services.set(&case.service(&[case.family.other_pod], 8080));
+        expect(&datapath, PROGRAM, &case.name(), &case.frame.clone().hop_limit(1), Outcome::Passed);
+    }
+}
+
+#[test]
+fn a_service_is_no_way_around_what_pods_may_not_do() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for family in FAMILIES {
+        let [(_, frame), ..] = first_packets(family.pod, family.cluster_ip);
+        let service = |backend: &str, port| {
+            let service = Port::new(1, UDP, &at(family.cluster_ip, SERVICE_PORT), &[&at(backend, port)]);
+            services.set(&service);
+        };
+        service(family.other_node, 4789);
+        expect(&datapath, PROGRAM, "VXLAN", &frame, Outcome::Dropped(DropReason::VxlanFromPod));
+        let loopback = if family.pod.contains(':') { "::1" } else { "127.0.0.1" };
+        service(loopback, 53);
+        expect(&datapath, PROGRAM, "loopback", &frame, Outcome::Dropped(DropReason::LoopbackDestination));
+        service(family.other_pod, 53);
+        let spoofed = from(&frame, family.other_pod, 4001);
+        expect(&datapath, PROGRAM, "spoofed", &spoofed, Outcome::Dropped(DropReason::SourceNotPod));
+    }
+}
+
+#[test]
+fn before_the_agent_wrote_a_gateway_a_pod_does_not_reach_itself() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    let mut config = services.config();
+    (config.gateway_v4, config.gateway_v6) = ([0; 16], [0; 16]);
+    services.set_config(config);
+    for case in Case::all() {
+        services.set(&case.service(&[case.family.pod], 8080));
+        expect(&datapath, PROGRAM, &case.name(), &case.frame, Outcome::Dropped(DropReason::NotConfigured));
     }
 }

@@ -1,0 +1,252 @@
+//! How long a flow stays with its backend.
+
+use weft_common::reason::Program;
+use weft_common::services::flow;
+
+use crate::datapath::{Datapath, Outcome, pins};
+use crate::frames::{Frame, SCTP, TCP, UDP};
+use crate::services::{Port, Services};
+use crate::services_packets::{ACK, Case, FIN, RST, SERVICE_PORT, answer, at, sctp, segment, to};
+use crate::services_to_backend::{expect, up};
+
+const PROGRAM: Program = Program::FromPod;
+
+/// A node whose pod has dialled a Service with one backend outside the pods' network, whose answers come by the stack.
+struct Dialled {
+    datapath: Datapath,
+    services: Services,
+}
+
+impl Dialled {
+    fn new() -> Self {
+        let datapath = Datapath::load();
+        Self { services: Services::open(pins()), datapath }
+    }
+
+    /// Gives a case's Service one backend with a port.
+    fn serve(&self, case: &Case, port: u16) {
+        self.services.set(&case.service(&[case.family.outside], port));
+    }
+
+    /// Checks that a packet goes to the backend with a port.
+    fn goes_to(&self, case: &Case, what: &str, frame: &Frame, port: u16) {
+        let outcome = up(&to(frame, case.family.outside, port));
+        expect(&self.datapath, PROGRAM, &format!("{what}, {}", case.name()), frame, outcome);
+    }
+
+    /// The backend with a port answers a packet.
+    fn answers(&self, case: &Case, what: &str, frame: &Frame, port: u16) {
+        let reply = answer(&to(frame, case.family.outside, port));
+        expect(&self.datapath, Program::ToPod, &format!("{what}, {}", case.name()), &reply, up(&answer(frame)));
+    }
+}
+
+/// A packet of the case's connection that does not begin it.
+fn later(case: &Case) -> Frame {
+    match case.protocol {
+        TCP => segment(case.frame.clone(), ACK),
+        SCTP => sctp(case.frame.clone(), 0),
+        _ => case.frame.clone(),
+    }
+}
+
+#[test]
+fn a_flow_is_among_the_established_once_it_was_answered() {
+    let node = Dialled::new();
+    for (case, before) in Case::all().zip(0..) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        assert_eq!(node.services.flows(), [2, 2 * before], "{}", case.name());
+        assert!(!node.services.flow(&case.frame).unwrap().1);
+        node.answers(&case, "answer", &case.frame, 8080);
+        assert_eq!(node.services.flows(), [0, 2 * before + 2], "{}", case.name());
+        let (flow, answered) = node.services.flow(&case.frame).unwrap();
+        assert!(answered);
+        assert_eq!((flow.flags, flow.service), (0, case.id()));
+        node.goes_to(&case, "after the answer", &later(&case), 8080);
+    }
+}
+
+#[test]
+fn a_flood_of_new_flows_leaves_those_that_were_answered() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == UDP) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        node.answers(&case, "answer", &case.frame, 8080);
+        for port in 10_000..50_000 {
+            node.datapath.run_uncounted(PROGRAM, &case.frame.clone().source_port(port).bytes());
+        }
+        let (flow, answered) = node.services.flow(&case.frame).expect("it is still there");
+        assert!(answered && flow.service == case.id());
+        node.answers(&case, "an answer after the flood", &case.frame, 8080);
+    }
+}
+
+#[test]
+fn a_flow_is_over_after_a_silence() {
+    let mut node = Dialled::new();
+    for case in Case::all() {
+        // Not answered; answered.
+        let spans = match case.protocol {
+            UDP => [30, 120],
+            SCTP => [60, 210],
+            _ => [60, 3600],
+        };
+        for (span, is_answered) in spans.into_iter().zip([false, true]) {
+            node.serve(&case, 8080);
+            let frame = case.frame.clone().source_port(5000 + u16::from(is_answered));
+            node.goes_to(&case, "first", &frame, 8080);
+            if is_answered {
+                node.answers(&case, "answer", &frame, 8080);
+            }
+            // Nothing but the end of the flow sends the next packet elsewhere: the old backend goes on serving.
+            let both = [at(case.family.outside, 8080), at(case.family.outside, 8081)];
+            let both: Vec<&str> = both.iter().map(String::as_str).collect();
+            let port = Port::new(case.id(), case.protocol, &at(case.family.cluster_ip, SERVICE_PORT), &both);
+            node.services.set(&port);
+            node.services.age(&frame, span - 2);
+            node.goes_to(&case, "just in time", &frame, 8080);
+            let (flow, _) = node.services.flow(&frame).unwrap();
+            assert!(crate::services::now() - flow.seen < 1_000_000_000, "the packet counts");
+            if case.protocol == TCP && is_answered {
+                continue;
+            }
+            let is_other = (0..40).any(|_| {
+                node.services.age(&frame, span + 1);
+                node.datapath.run(PROGRAM, &frame.bytes());
+                let (flow, answered) = node.services.flow(&frame).unwrap();
+                assert!(!answered, "{}: it began anew", case.name());
+                flow.destination_port == 8081_u16.to_be_bytes()
+            });
+            assert!(is_other, "{}, answered {is_answered}: it stays with its backend for ever", case.name());
+        }
+    }
+}
+
+#[test]
+fn answers_to_a_flow_that_is_over_are_nobodys() {
+    let mut node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == UDP) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        node.services.age(&case.frame, 31);
+        let reply = answer(&to(&case.frame, case.family.outside, 8080));
+        expect(&node.datapath, Program::ToPod, &case.name(), &reply, Outcome::Passed);
+    }
+}
+
+#[test]
+fn datagrams_leave_a_backend_that_is_gone_on_the_next_packet() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == UDP) {
+        for is_answered in [false, true] {
+            node.serve(&case, 8080);
+            let frame = case.frame.clone().source_port(5000 + u16::from(is_answered));
+            node.goes_to(&case, "first", &frame, 8080);
+            if is_answered {
+                node.answers(&case, "answer", &frame, 8080);
+            }
+            node.serve(&case, 8081);
+            node.goes_to(&case, "another backend", &frame, 8081);
+            node.answers(&case, "its answer", &frame, 8081);
+            // To zero, and back.
+            node.services.set(&case.service(&[], 0));
+            let outcome = node.datapath.run(PROGRAM, &frame.bytes());
+            assert!(matches!(outcome, Outcome::Refused(_)), "{}: {outcome:?}", case.name());
+            node.serve(&case, 8082);
+            node.goes_to(&case, "back from zero", &frame, 8082);
+            // Without the Service, and with it again.
+            node.services.remove(&case.service(&[case.family.outside], 8082));
+            expect(&node.datapath, PROGRAM, "no Service", &frame, Outcome::Passed);
+            node.serve(&case, 8083);
+            node.goes_to(&case, "a new Service", &frame, 8083);
+        }
+    }
+}
+
+#[test]
+fn connections_go_on_with_a_backend_that_is_gone() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol != UDP) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        node.answers(&case, "answer", &case.frame, 8080);
+        node.serve(&case, 8081);
+        node.goes_to(&case, "another backend", &later(&case), 8080);
+        node.services.set(&case.service(&[], 0));
+        node.goes_to(&case, "no backend", &later(&case), 8080);
+        node.services.remove(&case.service(&[case.family.outside], 8080));
+        node.goes_to(&case, "no Service", &later(&case), 8080);
+        node.answers(&case, "no Service", &case.frame, 8080);
+    }
+}
+
+#[test]
+fn a_connection_is_not_begun_with_a_backend_that_is_gone() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol != UDP) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        node.goes_to(&case, "once more", &case.frame, 8080);
+        node.serve(&case, 8081);
+        node.goes_to(&case, "once more, to another backend", &case.frame, 8081);
+    }
+}
+
+#[test]
+fn a_client_port_is_used_again_after_the_end_of_a_connection() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == TCP) {
+        for (what, flags, replied) in
+            [("RST", RST, None), ("RST of the backend", 0, Some(RST)), ("FIN", FIN | ACK, Some(FIN | ACK))]
+        {
+            node.serve(&case, 8080);
+            let frame = case.frame.clone();
+            node.goes_to(&case, what, &frame, 8080);
+            node.answers(&case, what, &frame, 8080);
+            if flags != 0 {
+                node.goes_to(&case, what, &segment(frame.clone(), flags), 8080);
+            }
+            if let Some(flags) = replied {
+                node.answers(&case, what, &segment(frame.clone(), flags), 8080);
+            }
+            let (flow, _) = node.services.flow(&frame).unwrap();
+            assert!(flow.flags & flow::CLOSING != 0, "{what}: {flow:?}");
+            node.serve(&case, 8081);
+            // The last words of the old connection go where it was.
+            node.goes_to(&case, what, &segment(frame.clone(), ACK), 8080);
+            node.goes_to(&case, what, &frame, 8081);
+            node.goes_to(&case, what, &segment(frame.clone(), ACK), 8081);
+            node.answers(&case, what, &frame, 8081);
+            node.goes_to(&case, what, &segment(frame, RST), 8081);
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_one_side_has_ended_goes_on() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == TCP) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        node.answers(&case, "answer", &case.frame, 8080);
+        node.goes_to(&case, "FIN", &segment(case.frame.clone(), FIN | ACK), 8080);
+        let (flow, _) = node.services.flow(&case.frame).unwrap();
+        assert_eq!(flow.flags & flow::CLOSING, 0, "{flow:?}");
+        node.answers(&case, "data", &segment(case.frame.clone(), ACK), 8080);
+    }
+}
+
+#[test]
+fn a_refused_connection_is_not_among_the_established() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == TCP) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        node.answers(&case, "refused", &segment(case.frame.clone(), RST), 8080);
+        assert_eq!(node.services.flows()[1], 0);
+        node.serve(&case, 8081);
+        node.goes_to(&case, "again", &case.frame, 8081);
+    }
+}

@@ -82,7 +82,7 @@ pub(crate) fn choose(frontend: &Frontend, service: &Service, client: &Address) -
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let stays = maps::affinity(&key).filter(|last| {
-        now.wrapping_sub(last.at) < u64::from(service.affinity_seconds) * SECOND
+        now.saturating_sub(last.at) < u64::from(service.affinity_seconds) * SECOND
             && serves(id, &last.backend.address, last.backend.port) & set != 0
     });
     let choice = match stays {

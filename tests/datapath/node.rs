@@ -47,7 +47,7 @@ pub(crate) struct Node {
     pub(crate) pods: Vec<Pod>,
     pub(crate) number: u8,
     pub(crate) underlay: Underlay,
-    pins: PathBuf,
+    pub(crate) pins: PathBuf,
 }
 
 /// A pod.

@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// The slices of a Service, by name.
-    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Slice> {
+    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Slice> + Clone {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(|told| &told.object)
     }
 

@@ -30,6 +30,7 @@ mod services_nat;
 mod services_packets;
 mod services_refused;
 mod services_replies;
+mod services_scenarios;
 mod services_streams;
 mod services_to_backend;
 mod streams;

@@ -191,7 +191,8 @@ impl<'k, M: ServiceMaps> Programmer<'k, M> {
         let mut planned = 0;
         while let Some(name) = self.dirty.pop_first() {
             let service = self.store.service(&name);
-            let ports = service.map(|service| wanted::ports(service, self.store.slices(&name), here));
+            let slices: Vec<_> = self.store.slices(&name).collect();
+            let ports = service.map(|service| wanted::ports(service, &slices, here));
             planned += ports.as_ref().map_or(0, Vec::len);
             let mut problems = self.store.problems(&name);
             problems.extend(service.into_iter().flat_map(|service| wanted::problems(service, here)));

@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// The slices of a Service, by name.
-    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Slice> + Clone {
+    pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Slice> {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(|told| &told.object)
     }
 

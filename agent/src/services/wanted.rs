@@ -77,10 +77,10 @@ pub fn is_rest(key: &FrontendKey) -> bool {
 }
 
 /// All ports of a Service, in the order of the object, once for each family that it has a cluster IP of.
-pub fn ports<'a>(service: &Service, slices: impl Iterator<Item = &'a Slice> + Clone, here: &Here) -> Vec<WantedPort> {
+pub fn ports(service: &Service, slices: &[&Slice], here: &Here) -> Vec<WantedPort> {
     let mut wanted = Vec::new();
     for port in &service.ports {
-        wanted.extend(families(service).map(|family| wanted_port(service, port, family, slices.clone(), here)));
+        wanted.extend(families(service).map(|family| wanted_port(service, port, family, slices, here)));
     }
     wanted
 }
@@ -91,14 +91,8 @@ pub fn families(service: &Service) -> impl Iterator<Item = Family> {
     [Family::V4, Family::V6].into_iter().filter(move |family| has(*family))
 }
 
-fn wanted_port<'a>(
-    of: &Service,
-    port: &ServicePort,
-    family: Family,
-    slices: impl Iterator<Item = &'a Slice>,
-    here: &Here,
-) -> WantedPort {
-    let (_, judged) = judge(slices, &port.name, port.protocol, family, here);
+fn wanted_port(of: &Service, port: &ServicePort, family: Family, slices: &[&Slice], here: &Here) -> WantedPort {
+    let (_, judged) = judge(slices.iter().copied(), &port.name, port.protocol, family, here);
     let backend =
         |address: IpAddr, port: u16| Backend { address: to_bytes(address), port: port.to_be_bytes(), zero: [0; 2] };
     let (mut cluster, mut local) = (Vec::new(), Vec::new());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use weft_common::services::{FrontendKey, ServingKey};
 
-use super::desired::{Desired, Touched};
+use super::desired::{Desired, DesiredPort, Touched};
 use super::failures::Failures;
 use super::mirror::{Mirror, slots_of};
 use super::repairs::damage;
@@ -140,7 +140,7 @@ impl<'k, M: ServiceMaps> Writer<'k, M> {
     fn fetch_related(&self, desired: &Desired, due: &mut Touched) {
         let Some(mirror) = &self.mirror else { return };
         for id in due.ports.keys() {
-            let keys = desired.ports.get(id).into_iter().flat_map(|port| port.frontends());
+            let keys = desired.ports.get(id).into_iter().flat_map(DesiredPort::frontends);
             due.frontends.extend(keys.filter(|key| self.waiting.frontends.contains(*key)));
         }
         for key in &due.frontends {

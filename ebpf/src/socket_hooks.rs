@@ -20,7 +20,7 @@ pub(crate) fn connect6(context: SockAddrContext) -> i32 {
     connect::<V6>(&context)
 }
 
-/// UDP messages to an address. Those of connected sockets without one do not come here.
+/// UDP messages to an address. Those of connected sockets without one do not come here, but for IPv6 sockets with IPv4 peers.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn sendmsg4(context: SockAddrContext) -> i32 {
     send::<V4>(&context)
@@ -116,6 +116,8 @@ fn send_to_backend<F: Family>(
             }
             F::set_peer(context, &steered.backend);
         }
+        // The kernel names the peer itself where an IPv6 socket is connected to an IPv4-mapped address.
+        None if memory::is_connected(context) && memory::dialled(context, &dialled).is_some() => (),
         None => memory::forget_known_as(cookie, &dialled),
     }
     Ok(())

@@ -46,6 +46,8 @@ mod plugin_replaced;
 mod service_maps;
 #[path = "../testkit/services.rs"]
 mod services;
+mod services_agent;
+mod services_agent_bed;
 mod services_bed;
 mod services_sockets;
 mod services_sockets_again;

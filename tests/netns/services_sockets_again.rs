@@ -112,6 +112,9 @@ fn a_connected_udp_socket_can_be_found_by_its_backend_until_it_talks_to_that_its
         };
         let socket = process.open(Kind::Udp, Family::V6);
         socket.connect(service(number, family)).unwrap();
+        // An IPv6 socket that sends to an IPv4 peer: the kernel tells the programs the peer as if it had been named.
+        socket.send("who?").unwrap();
+        assert_eq!(socket.receive().unwrap().1, Some(service(number, family)));
         let [(key, flow)] = known()[..] else { panic!("{:?}", known()) };
         assert_eq!(key.port, server(1, family).port().to_be_bytes());
         assert_eq!(flow.service, u64::from(10 + family));

@@ -305,6 +305,8 @@ mod tests {
             "weft_service_frontends 0",
             "weft_service_backends 0",
             "weft_service_problems 0",
+            "weft_map_entries{map=\"SERVICES\"} 0",
+            "weft_map_max_entries{map=\"FRONTENDS\"} 131072",
             "weft_service_pending_age_seconds 0",
         ];
         for line in expected {

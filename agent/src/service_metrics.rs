@@ -11,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use weft_common::layout::map;
+use weft_common::services::{MAX_FRONTENDS, MAX_SERVICES};
 
 use crate::model::services::{ServiceEvent, Update};
 use crate::services::snapshot::{AfterPass, Passed, Snapshot};
@@ -128,6 +130,22 @@ pub(crate) fn encode_present(encoder: &mut DescriptorEncoder<'_>, snapshot: &Sna
     ] {
         let gauge = ConstGauge::new(number as u64);
         gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    // Those that say how near the limits are. The others follow from them, or let go of what is unused for longest.
+    let maps = [(map::FRONTENDS, counts.frontends, MAX_FRONTENDS), (map::SERVICES, counts.ports, MAX_SERVICES)];
+    let mut entries = encoder.encode_descriptor(
+        "weft_map_entries",
+        "Entries that a map should have, by map",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (map, wanted, _) in maps {
+        ConstGauge::new(wanted as u64).encode(entries.encode_family(&[("map", map)])?)?;
+    }
+    let mut most =
+        encoder.encode_descriptor("weft_map_max_entries", "Most entries of a map, by map", None, MetricType::Gauge)?;
+    for (map, _, max) in maps {
+        ConstGauge::new(u64::from(max)).encode(most.encode_family(&[("map", map)])?)?;
     }
     let mut seconds = |name, help, value: Option<f64>| {
         let Some(value) = value else { return Ok(()) };

@@ -27,6 +27,7 @@ struct Inner {
     failed: u64,
     random: u64,
     full: BTreeSet<&'static str>,
+    sockets_fail: bool,
     writes: Vec<Write>,
     ended: Vec<ServingKey>,
     witness: Option<Box<Witness>>,
@@ -51,6 +52,7 @@ impl FakeServiceMaps {
             failed: 0,
             random: 0,
             full: BTreeSet::new(),
+            sockets_fail: false,
             writes: Vec::new(),
             ended: Vec::new(),
             witness: None,
@@ -71,6 +73,11 @@ impl FakeServiceMaps {
     /// These maps take no new entry from now on.
     pub fn set_full(&self, maps: impl IntoIterator<Item = &'static str>) {
         self.lock().full = maps.into_iter().collect();
+    }
+
+    /// Sockets cannot be ended from now on, or can again.
+    pub fn set_sockets_fail(&self, fail: bool) {
+        self.lock().sockets_fail = fail;
     }
 
     /// Shows every write that changed something to a witness.
@@ -126,7 +133,7 @@ impl ServiceMaps for FakeServiceMaps {
 
     fn end_sockets(&self, gone: &BTreeSet<ServingKey>) -> Result<usize, KernelError> {
         let mut inner = self.lock();
-        if inner.next_call_fails() {
+        if inner.next_call_fails() || inner.sockets_fail {
             return Err(error("list", "connected UDP sockets", io::Error::other("injected fault")));
         }
         inner.ended.extend(gone);

@@ -104,7 +104,7 @@ fn a_service_goes_to_zero_and_comes_back_and_goes_altogether() {
                 let heard = host.process.ask(kind, dialled);
                 ensure!(heard == "ECONNREFUSED", "{dialled}: {heard}");
                 Ok(())
-            })
+            });
         };
         for dialled in dialled {
             bed.wait_for(&host, Kind::Udp, dialled, &[near]);

@@ -44,6 +44,9 @@ impl Port {
     }
 }
 
+/// Slots of the sets of a port, the oldest first.
+type Generations = Vec<Vec<SlotKey>>;
+
 /// The maps.
 pub(crate) struct Tables {
     frontends: RefCell<HashMap<MapData, FrontendKey, Frontend>>,
@@ -59,7 +62,7 @@ pub(crate) struct Tables {
     drops: PerCpuArray<MapData, u64>,
     generations: Cell<u64>,
     /// What is there of each port, with the slots of its last two generations.
-    written: RefCell<BTreeMap<u64, (Port, Vec<Vec<SlotKey>>)>>,
+    written: RefCell<BTreeMap<u64, (Port, Generations)>>,
 }
 
 impl Tables {
@@ -137,14 +140,6 @@ impl Tables {
         });
         let slots: Vec<_> = slots.collect();
         (BackendSet { generation, count: u32::try_from(slots.len()).unwrap(), zero: 0 }, slots)
-    }
-
-    /// Makes the rest of an address refuse what it does not serve.
-    pub(crate) fn add_rest(&self, address: IpAddr) {
-        self.frontends
-            .borrow_mut()
-            .insert(rest(address), Frontend { service: 0, flags: frontend::REST, zero: 0 }, 0)
-            .unwrap();
     }
 
     /// Adds a ServiceCIDR.

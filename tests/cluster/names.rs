@@ -18,7 +18,7 @@ fn by_name(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
     dns::deploy(&cluster)?;
     let found = dns::wait(&cluster).and_then(|()| {
-        let service = Service::of_echo(&cluster, "named", json!({}))?;
+        let service = Service::of_echo(&cluster, "named", &json!({}))?;
         pods.iter().try_for_each(|from| find(&cluster, from, &service))
     });
     dns::remove(&cluster)?;

@@ -29,7 +29,7 @@ pub(crate) const CASES: &[Case] = &[
 
 fn by_tcp(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "by-tcp", json!({}))?;
+    let service = Service::of_echo(&cluster, "by-tcp", &json!({}))?;
     ensure!(service.addresses.len() == cluster.family().count(), "{} has {:?}", service.name, service.addresses);
     let all: Vec<_> = pods.iter().collect();
     for client in Client::all(&cluster, &pods) {
@@ -48,7 +48,7 @@ fn by_tcp(fixture: &Fixture) -> Result<()> {
 
 fn by_udp(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "by-udp", json!({}))?;
+    let service = Service::of_echo(&cluster, "by-udp", &json!({}))?;
     let all: Vec<_> = pods.iter().collect();
     for from in &pods {
         for address in &service.addresses {
@@ -94,7 +94,7 @@ fn address_is_kept(fixture: &Fixture) -> Result<()> {
     let near = pods.first().context("there are Pods")?;
     // Who asks itself may be seen as somebody else: what it sends must come back.
     let server = run_server(&cluster, "who-asks", &near.node, false)?;
-    let service = Service::create(&cluster, "address-is-kept", &json!({"name": "who-asks"}), json!({}))?;
+    let service = Service::create(&cluster, "address-is-kept", &json!({"name": "who-asks"}), &json!({}))?;
     for from in &pods {
         for address in &service.addresses {
             let by_pod = Client::Pod(&cluster, from);
@@ -114,7 +114,7 @@ fn hairpin(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
     let node = &pods.first().context("there are Pods")?.node;
     let alone = run_server(&cluster, "alone", node, false)?;
-    let service = Service::create(&cluster, "hairpin", &json!({"name": "alone"}), json!({}))?;
+    let service = Service::create(&cluster, "hairpin", &json!({"name": "alone"}), &json!({}))?;
     for address in &service.addresses {
         Client::Pod(&cluster, &alone).wait_for(*address, PORT, &[&alone])?;
         let answer = ask_by_udp(&cluster, &alone, *address, "hostname", 5)?;
@@ -127,7 +127,7 @@ fn host_network(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
     let node = &pods.last().context("there are Pods")?.node;
     let server = run_server(&cluster, "host-server", node, true)?;
-    let service = Service::create(&cluster, "host-network", &json!({"name": "host-server"}), json!({}))?;
+    let service = Service::create(&cluster, "host-network", &json!({"name": "host-server"}), &json!({}))?;
     for address in &service.addresses {
         for client in Client::all(&cluster, &pods) {
             // Its host name is that of its node.
@@ -143,7 +143,7 @@ fn host_network(fixture: &Fixture) -> Result<()> {
 
 fn no_endpoints(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::create(&cluster, "nobody", &json!({"name": "nobody"}), json!({"type": "NodePort"}))?;
+    let service = Service::create(&cluster, "nobody", &json!({"name": "nobody"}), &json!({"type": "NodePort"}))?;
     for client in Client::all(&cluster, &pods) {
         for address in &service.addresses {
             client.wait_for_end(*address, PORT, REFUSED)?;
@@ -163,7 +163,7 @@ fn no_endpoints(fixture: &Fixture) -> Result<()> {
 
 fn undefined_port(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "one-port", json!({}))?;
+    let service = Service::of_echo(&cluster, "one-port", &json!({}))?;
     let all: Vec<_> = pods.iter().collect();
     for client in Client::all(&cluster, &pods) {
         for address in &service.addresses {

@@ -31,7 +31,7 @@ pub(crate) struct Service<'a> {
 
 impl<'a> Service<'a> {
     /// Creates a Service of Pods with these labels. `extra` goes into its spec.
-    pub(crate) fn create(cluster: &'a Cluster, name: &str, labels: &Value, extra: Value) -> Result<Self> {
+    pub(crate) fn create(cluster: &'a Cluster, name: &str, labels: &Value, extra: &Value) -> Result<Self> {
         let mut spec = json!({
             "selector": labels,
             "ipFamilyPolicy": "PreferDualStack",
@@ -56,7 +56,7 @@ impl<'a> Service<'a> {
     }
 
     /// A Service of the echo application.
-    pub(crate) fn of_echo(cluster: &'a Cluster, name: &str, extra: Value) -> Result<Self> {
+    pub(crate) fn of_echo(cluster: &'a Cluster, name: &str, extra: &Value) -> Result<Self> {
         Self::create(cluster, name, &json!({"app": "echo"}), extra)
     }
 }

@@ -41,7 +41,7 @@ fn of_family(family: Family, [v4, v6]: [&'static str; 2]) -> Vec<IpAddr> {
 
 fn node_port(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "node-port", json!({"type": "NodePort"}))?;
+    let service = Service::of_echo(&cluster, "node-port", &json!({"type": "NodePort"}))?;
     let port = service.node_port.context("it has a NodePort")?;
     let all: Vec<_> = pods.iter().collect();
     for client in Client::all(&cluster, &pods) {
@@ -54,7 +54,7 @@ fn node_port(fixture: &Fixture) -> Result<()> {
 
 fn loopback(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "at-loopback", json!({"type": "NodePort"}))?;
+    let service = Service::of_echo(&cluster, "at-loopback", &json!({"type": "NodePort"}))?;
     let port = service.node_port.context("it has a NodePort")?;
     let all: Vec<_> = pods.iter().collect();
     for node in cluster.nodes() {
@@ -67,7 +67,7 @@ fn loopback(fixture: &Fixture) -> Result<()> {
 
 fn load_balancer(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "balanced", json!({"type": "LoadBalancer"}))?;
+    let service = Service::of_echo(&cluster, "balanced", &json!({"type": "LoadBalancer"}))?;
     let addresses = of_family(cluster.family(), BALANCER);
     let ingress: Vec<_> = addresses.iter().map(|address| json!({"ip": address, "ipMode": "VIP"})).collect();
     let status = json!({"status": {"loadBalancer": {"ingress": ingress}}}).to_string();
@@ -82,7 +82,7 @@ fn load_balancer(fixture: &Fixture) -> Result<()> {
 fn external_ip(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
     let addresses = of_family(cluster.family(), EXTERNAL);
-    let _service = Service::of_echo(&cluster, "external", json!({"externalIPs": addresses}))?;
+    let _service = Service::of_echo(&cluster, "external", &json!({"externalIPs": addresses}))?;
     let all: Vec<_> = pods.iter().collect();
     for client in Client::all(&cluster, &pods) {
         addresses.iter().try_for_each(|address| client.wait_for(*address, PORT, &all))?;

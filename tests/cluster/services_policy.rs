@@ -32,7 +32,7 @@ const REQUESTS: usize = 400;
 
 fn affinity(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "affinity", json!({"sessionAffinity": "ClientIP"}))?;
+    let service = Service::of_echo(&cluster, "affinity", &json!({"sessionAffinity": "ClientIP"}))?;
     for client in Client::all(&cluster, &pods) {
         for address in &service.addresses {
             wait::until(LIMIT, "a Service with affinity to answer", || {
@@ -53,7 +53,7 @@ fn affinity(fixture: &Fixture) -> Result<()> {
 
 fn local(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "local", json!({"internalTrafficPolicy": "Local"}))?;
+    let service = Service::of_echo(&cluster, "local", &json!({"internalTrafficPolicy": "Local"}))?;
     for client in Client::all(&cluster, &pods) {
         let own: Vec<_> = pods.iter().filter(|pod| pod.node == client.node()).collect();
         for address in &service.addresses {
@@ -70,7 +70,7 @@ fn local_elsewhere(fixture: &Fixture) -> Result<()> {
     let [here, there, ..] = pods.as_slice() else { bail!("there are two Pods") };
     let server = run_server(&cluster, "elsewhere", &there.node, false)?;
     let extra = json!({"internalTrafficPolicy": "Local"});
-    let service = Service::create(&cluster, "local-elsewhere", &json!({"name": "elsewhere"}), extra)?;
+    let service = Service::create(&cluster, "local-elsewhere", &json!({"name": "elsewhere"}), &extra)?;
     for address in &service.addresses {
         Client::Pod(&cluster, there).wait_for(*address, PORT, &[&server])?;
         Client::Pod(&cluster, here).wait_for_end(*address, PORT, NO_ANSWER)?;
@@ -82,7 +82,7 @@ fn local_elsewhere(fixture: &Fixture) -> Result<()> {
 
 fn other_proxy(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "labelled", json!({}))?;
+    let service = Service::of_echo(&cluster, "labelled", &json!({}))?;
     let all: Vec<_> = pods.iter().collect();
     let clients = Client::all(&cluster, &pods);
     let label = |value: &str| {
@@ -117,7 +117,7 @@ fn each(clients: &[Client<'_>], service: &Service<'_>, what: impl Fn(Client<'_>,
 /// Every request of every client succeeds, each on a connection of its own.
 fn agents_killed(fixture: &Fixture) -> Result<()> {
     let (cluster, pods) = (fixture.cluster()?, fixture.pods()?);
-    let service = Service::of_echo(&cluster, "unnoticed", json!({}))?;
+    let service = Service::of_echo(&cluster, "unnoticed", &json!({}))?;
     let all: Vec<_> = pods.iter().collect();
     let clients = Client::all(&cluster, &pods);
     each(&clients, &service, |client, address| client.wait_for(address, PORT, &all))?;

@@ -113,16 +113,8 @@ pub mod program {
     pub const ALL: [&str; 4] = [FROM_POD, TO_POD, FROM_OVERLAY, FROM_UNDERLAY];
 
     /// Programs for sockets, on the root of the cgroups: named after their hooks. The link of each is pinned as `<name>_link`.
-    pub const SOCKET: [&str; 8] = [
-        "connect4",
-        "connect6",
-        "sendmsg4",
-        "sendmsg6",
-        "recvmsg4",
-        "recvmsg6",
-        "getpeername4",
-        "getpeername6",
-    ];
+    pub const SOCKET: [&str; 8] =
+        ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
     /// Names of the pinned links: each keeps the program at the same place in [`SOCKET`] attached.
     pub const SOCKET_LINKS: [&str; SOCKET.len()] = [

@@ -11,7 +11,7 @@ use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::{DropReason, Program};
 
 use crate::header_chain::{self, Transport};
-use crate::packet::{self, ETHERNET, Family, Frame, IPV4, IPV6, Packet, TCP};
+use crate::packet::{self, Family, Frame, IPV4, IPV6, Packet, TCP};
 use crate::verdict::{self, Verdict, redirect};
 use crate::{deliver, maps, refuse_icmp, refuse_tcp};
 

@@ -15,8 +15,9 @@ fn with(spec: Value) -> Value {
         "spec": {"type": "ClusterIP", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"],
             "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]},
     });
-    for (key, value) in spec.as_object().unwrap() {
-        object["spec"][key] = value.clone();
+    let Value::Object(spec) = spec else { panic!("{spec}") };
+    for (key, value) in spec {
+        object["spec"][key] = value;
     }
     object
 }
@@ -53,7 +54,8 @@ fn ranges(texts: &[&str]) -> Vec<IpNetwork> {
 
 fn balanced(ingress: Value) -> Value {
     let mut object = with(json!({"type": "LoadBalancer"}));
-    object["status"] = json!({"loadBalancer": {"ingress": ingress}});
+    object["status"] = json!({"loadBalancer": {}});
+    object["status"]["loadBalancer"]["ingress"] = ingress;
     object
 }
 

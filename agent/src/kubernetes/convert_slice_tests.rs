@@ -13,8 +13,9 @@ fn with(fields: Value) -> Value {
         "endpoints": [{"addresses": ["10.244.1.7"], "conditions": {"ready": true}}],
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
     });
-    for (key, value) in fields.as_object().unwrap() {
-        object[key] = value.clone();
+    let Value::Object(fields) = fields else { panic!("{fields}") };
+    for (key, value) in fields {
+        object[key] = value;
     }
     object
 }

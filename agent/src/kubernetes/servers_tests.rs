@@ -37,7 +37,7 @@ fn cluster(nodes: &[&str]) -> [World; 3] {
     })
 }
 
-fn named<'a>([configured, one, two]: &'a [World; 3]) -> [(&'static str, &'a World); 3] {
+fn named([configured, one, two]: &[World; 3]) -> [(&'static str, &World); 3] {
     [(CONFIGURED, configured), (ONE, one), (TWO, two)]
 }
 

@@ -26,7 +26,7 @@ const DAMAGE: &[(&str, &str, &str)] = &[
     ("ip link set $dev down", "set_pod_device", "device $dev (down)"),
     ("ip neighbour delete $v4 dev $dev", "set_pod_neighbour", "neighbour $v4 of $dev (missing)"),
     ("tc qdisc delete dev $dev clsact", "set_filter", "filter $dev ingress (missing)"),
-    ("rm -r $pins", "set_pin", "pin from_pod (missing)"),
+    ("rm -r $pins", "set_pin", "pin ENDPOINTS (missing)"),
 ];
 
 /// A pod on a node, as scripts name it.

@@ -64,7 +64,8 @@ impl Offline {
         let facts: Option<NodeFacts> =
             fs::read(state_directory.join(node_facts::FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let gateways = facts.as_ref().map(|facts| facts.gateways.clone()).unwrap_or_default();
-        let desired = report::routes_of_maps(&observed.nodes, &gateways);
+        let service_cidrs = LinuxServiceMaps::open(pin_directory)?.service_cidrs()?;
+        let desired = report::routes_of_maps(&observed.nodes, &service_cidrs, &gateways);
         let mut owners = BTreeMap::new();
         if let Some(facts) = &facts {
             owners.extend(facts.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, facts.node.clone())));

@@ -74,8 +74,9 @@ fn routes_agree(fixture: &Fixture) -> Result<()> {
         let kernel = node.run(["ip", "-4", "route"])? + &node.run(["ip", "-6", "route"])?;
         let report = weft(&cluster, &agent, "routes")?;
         let routes = report["routes"].as_array().context("there is a list of routes")?;
-        // One a podCIDR of every node, its own ones included.
-        ensure!(routes.len() == cluster.family().count() * cluster.nodes().len(), "{} routes are known", routes.len());
+        // One a podCIDR of every node, its own ones included, and one a range of Services.
+        let families = cluster.family().count();
+        ensure!(routes.len() == families * (cluster.nodes().len() + 1), "{} routes are known", routes.len());
         for route in routes {
             let destination = route["destination"].as_str().context("a route has a destination")?;
             ensure!(route["state"] == "ok", "{} has a difference: {route}", node.name());

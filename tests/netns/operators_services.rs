@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use weft_tests::wait;
 
 use crate::agent_cluster::{AgentCluster, AgentNode, DUAL, LIMIT};
-use crate::fake_api_objects::{NODES, SERVICES, SLICES};
+use crate::fake_api_objects::{CIDRS, NODES, SERVICES, SLICES};
 use crate::fake_api_server::FakeApiServer;
 use crate::operators::{answer, text, weft};
 
@@ -51,6 +51,10 @@ fn set_slice(api: &FakeApiServer, namespace: &str, service: &str, endpoints: &[(
 
 /// Two Services of one name, one of them without endpoints and one whose endpoints are elsewhere, and one with affinity and a NodePort.
 fn set_services(api: &FakeApiServer) {
+    api.set_object(
+        CIDRS,
+        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}}),
+    );
     let affinity = json!({
         "type": "NodePort", "sessionAffinity": "ClientIP",
         "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
@@ -178,6 +182,12 @@ fn without_an_agent_the_maps_tell_what_clients_may_dial_and_where_they_get() {
             frontends
         };
         assert_eq!(sorted(with), sorted(without));
+        let routes = answer(node, &["routes"], "offline");
+        let routes = routes["routes"].as_array().unwrap();
+        assert!(routes.iter().all(|route| route["state"] == "ok"), "{routes:#?}");
+        for range in ["10.96.0.0/16", "fd00:96::/112"] {
+            assert!(routes.iter().any(|route| route["destination"] == range), "{range} in {routes:#?}");
+        }
         let named = weft(node, &["services", "default/web"]);
         assert_eq!(named.status.code(), Some(2), "{named:?}");
         assert!(text(&named.stderr).contains("the maps know no names of Services"), "{named:?}");

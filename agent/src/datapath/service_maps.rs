@@ -7,6 +7,7 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
+use ipnetwork::IpNetwork;
 use weft_common::address::{self, AddressBytes};
 use weft_common::layout::map;
 use weft_common::services::{
@@ -100,11 +101,18 @@ impl LinuxServiceMaps {
     }
 }
 
+impl LinuxServiceMaps {
+    /// The ranges of cluster IPs.
+    pub fn service_cidrs(&self) -> Result<BTreeSet<IpNetwork>, KernelError> {
+        let entries = self.entries::<Key<AddressBytes>, u32>(map::SERVICE_CIDRS)?;
+        Ok(entries.iter().filter_map(|(key, _)| maps::network(key)).collect())
+    }
+}
+
 impl ServiceMaps for LinuxServiceMaps {
     fn read(&self) -> Result<ServiceState, KernelError> {
         let source_range =
             |(key, _): (Key<SourceRangeKey>, u32)| SourceRange { bits: key.prefix_len(), key: key.data() };
-        let service_cidrs = self.entries::<Key<AddressBytes>, u32>(map::SERVICE_CIDRS)?;
         let config = self.entries::<u32, ServicesConfig>(map::SERVICES_CONFIG)?.into_iter().next();
         Ok(ServiceState {
             frontends: self.all::<FrontendKey, Frontend>(map::FRONTENDS)?,
@@ -112,7 +120,7 @@ impl ServiceMaps for LinuxServiceMaps {
             backends: self.all::<SlotKey, Backend>(map::BACKENDS)?,
             serving: self.all::<ServingKey, Serving>(map::SERVING)?,
             source_ranges: self.entries(map::SOURCE_RANGES)?.into_iter().map(source_range).collect(),
-            service_cidrs: service_cidrs.iter().filter_map(|(key, _)| maps::network(key)).collect(),
+            service_cidrs: self.service_cidrs()?,
             config: config.map(|(_, config)| config).filter(|config| bytes_of(config).iter().any(|byte| *byte != 0)),
         })
     }

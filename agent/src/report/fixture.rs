@@ -22,7 +22,7 @@ pub(super) fn compared() -> (Plan, OverlayState) {
     let cluster = Cluster {
         nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
         problems: vec![],
-        ..Cluster::default()
+        service_cidrs: Some(["10.96.0.0/12".parse().unwrap()].into()),
     };
     let plan = plan::plan(&cluster, "one").unwrap();
     let underlay = Underlay { device: "eth0".to_owned(), mtu: 1500 };

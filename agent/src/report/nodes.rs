@@ -166,7 +166,9 @@ mod tests {
     fn without_an_agent_the_maps_tell_the_same_routes_and_nodes() {
         let (plan, state) = compared();
         let gateways: Vec<_> = state.addresses.iter().copied().collect();
-        assert_eq!(routes_of_maps(&state.nodes, &gateways), state.routes);
+        let service_cidrs = plan.service_cidrs.as_ref().unwrap();
+        assert!(!service_cidrs.is_empty());
+        assert_eq!(routes_of_maps(&state.nodes, service_cidrs, &gateways), state.routes);
         let report = routes(Source::Offline, &state.routes, &state.routes, &BTreeMap::new(), Vec::new());
         let peers = peers_of_maps(state.nodes.values(), &BTreeMap::new(), true);
         let found = nodes_of_maps(Some("one"), &state, &report, &peers);

@@ -27,7 +27,7 @@ pub struct RoutesReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteReport {
-    /// The podCIDR.
+    /// The podCIDR, or a range of cluster IPs.
     pub destination: IpNetwork,
     /// The Node that owns it, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,8 +86,13 @@ pub fn owners(plan: &Plan) -> BTreeMap<IpNetwork, String> {
     peers.chain(plan.pod_cidrs.iter().map(|pod_cidr| (*pod_cidr, plan.name.clone()))).collect()
 }
 
-/// The routes that follow from the map NODES, for when nobody can say what the API server wants. `gateways` are this node's.
-pub fn routes_of_maps(nodes: &BTreeMap<IpNetwork, NodeEntry>, gateways: &[IpAddr]) -> BTreeMap<IpNetwork, RouteKind> {
+/// The routes that follow from the maps NODES and SERVICE_CIDRS, for when nobody can say what the API server wants. `gateways` are
+/// this node's.
+pub fn routes_of_maps(
+    nodes: &BTreeMap<IpNetwork, NodeEntry>,
+    service_cidrs: &BTreeSet<IpNetwork>,
+    gateways: &[IpAddr],
+) -> BTreeMap<IpNetwork, RouteKind> {
     let route = |(pod_cidr, entry): (&IpNetwork, &NodeEntry)| {
         if entry.local {
             return (*pod_cidr, RouteKind::Unreachable);
@@ -96,7 +101,8 @@ pub fn routes_of_maps(nodes: &BTreeMap<IpNetwork, NodeEntry>, gateways: &[IpAddr
         let (tunnel_source, tunnel_destination) = (entry.source, entry.tunnel);
         (*pod_cidr, RouteKind::Overlay { tunnel_source, tunnel_destination, preferred_source })
     };
-    nodes.iter().map(route).collect()
+    let ranges = service_cidrs.iter().map(|range| (*range, RouteKind::Unreachable));
+    ranges.chain(nodes.iter().map(route)).collect()
 }
 
 #[cfg(test)]
@@ -120,6 +126,6 @@ mod tests {
         assert_eq!(state_of(&report, "10.244.2.0/24"), RouteState::Missing);
         assert_eq!(state_of(&report, "10.244.3.0/24"), RouteState::Different);
         assert_eq!(state_of(&report, "10.244.9.0/24"), RouteState::Unexpected);
-        assert_eq!(report.routes.len(), 7);
+        assert_eq!(report.routes.len(), 8);
     }
 }

@@ -24,15 +24,19 @@ pub(crate) fn from_pod(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
-    match weft_from_pod(skb.skb) {
-        MAY_BE_REPLY => reply::translate(skb)?,
+    Ok(match weft_from_pod(skb.skb) {
+        MAY_BE_REPLY => {
+            reply::translate(skb)?;
+            Verdict::Decided(weft_forward(skb.skb))
+        }
         MAY_BE_FOR_SERVICE => match to_backend::translate(skb) {
-            Err(DropReason::ServiceRefused) => return Ok(refuse::answer(skb)),
-            translated => translated.map(drop)?,
+            Err(DropReason::ServiceRefused) => refuse::answer(skb),
+            Err(reason) => return Err(reason),
+            Ok(true) => Verdict::Decided(weft_forward(skb.skb)),
+            Ok(false) => Verdict::Decided(weft_leave(skb.skb)),
         },
-        action => return Ok(Verdict::Decided(action)),
-    }
-    Ok(Verdict::Decided(weft_forward(skb.skb)))
+        action => Verdict::Decided(action),
+    })
 }
 
 /// Takes a packet of the pod, and sends on what no Service can have to do with.
@@ -70,7 +74,7 @@ fn take(skb: &SkBuff) -> Result<Verdict, DropReason> {
     }
 }
 
-/// Sends on a packet that was translated, or was found to be none of those.
+/// Sends on a packet that is for a pod, or became one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weft_forward(skb: *mut __sk_buff) -> i32 {
@@ -88,6 +92,20 @@ fn forward(skb: &SkBuff) -> Result<Verdict, DropReason> {
         Some(node) if !node.local => to_node(skb, &packet, transport, &node),
         _ => leave(skb, &packet, transport),
     }
+}
+
+/// Hands on a packet that is neither for a pod nor for a Service.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weft_leave(skb: *mut __sk_buff) -> i32 {
+    verdict::action(Program::FromPod, pass(&SkBuff::new(skb)))
+}
+
+#[inline(always)]
+fn pass(skb: &SkBuff) -> Result<Verdict, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Verdict::Pass) };
+    let transport = header_chain::transport(skb, &packet)?;
+    leave(skb, &packet, transport)
 }
 
 #[inline(always)]

@@ -1,10 +1,12 @@
 //! IPv4 options and IPv6 extension headers: legal, but never a way around a check. The few packets that have them are walked
 //! through; all others pay one comparison.
 
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::DropReason;
 
-use crate::packet::{ETHERNET, Family, IPV4, Packet};
+use crate::packet::{ETHERNET, Family, IPV4, IPV6, Packet};
+use crate::step;
 
 /// Numbers of IPv6 extension headers (IANA, "IPv6 Extension Header Types").
 const HOP_BY_HOP: u8 = 0;
@@ -49,19 +51,48 @@ pub(crate) fn transport(skb: &SkBuff, packet: &Packet) -> Result<Option<Transpor
     match packet.family {
         Family::V4 => {
             if packet.header_length > IPV4 {
-                byte(skb, at - 1)?;
-                check_options(skb, at)?;
+                step::outcome(weft_check_options(skb.skb, at as u32))?;
             }
             let transport = Transport { protocol: packet.next_header, at, is_fragment: packet.more_fragments };
             Ok((!packet.later_fragment).then_some(transport))
         }
-        Family::V6 if is_extension(packet.next_header) => walk(skb, packet.next_header, at),
+        Family::V6 if is_extension(packet.next_header) => read(weft_walk(skb.skb, packet.next_header.into())),
         Family::V6 => Ok(Some(Transport { protocol: packet.next_header, at, is_fragment: false })),
     }
 }
 
+/// What [`weft_walk`] gives where it found a transport header: this, its number, where it begins, and whether it is in a fragment.
+const FOUND: i32 = 1 << 30;
+const FRAGMENTED: i32 = 1 << 29;
+/// Bits of the number, and of the place: that of the last of so many extension headers as large as can be.
+const PROTOCOL_BITS: u32 = 8;
+const PLACE_BITS: u32 = 15;
+const _: () = assert!(
+    ETHERNET + IPV6 + MOST_EXTENSIONS * 256 * 8 < 1 << PLACE_BITS && 1 << (PROTOCOL_BITS + PLACE_BITS) < FRAGMENTED
+);
+
+#[inline(always)]
+fn read(walked: i32) -> Result<Option<Transport>, DropReason> {
+    if walked & FOUND == 0 {
+        return step::outcome(walked).map(|_| None);
+    }
+    Ok(Some(Transport {
+        protocol: walked as u8,
+        at: (walked >> PROTOCOL_BITS) as usize & ((1 << PLACE_BITS) - 1),
+        is_fragment: walked & FRAGMENTED != 0,
+    }))
+}
+
+/// Checks IPv4 options, which end where the transport header begins.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weft_check_options(skb: *mut __sk_buff, end: u32) -> i32 {
+    step::result(check_options(&SkBuff::new(skb), end as usize).map(|()| true))
+}
+
 #[inline(always)]
 fn check_options(skb: &SkBuff, end: usize) -> Result<(), DropReason> {
+    byte(skb, end.wrapping_sub(1))?;
     let mut at = ETHERNET + IPV4;
     for _ in 0..MOST_OPTIONS {
         if at >= end {
@@ -97,9 +128,23 @@ const fn is_extension(next_header: u8) -> bool {
     )
 }
 
+/// Walks the extension headers of an IPv6 packet, of which the first has this number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn weft_walk(skb: *mut __sk_buff, first: u32) -> i32 {
+    match walk(&SkBuff::new(skb), first as u8) {
+        Ok(Some(Transport { protocol, at, is_fragment })) => {
+            let fragmented = if is_fragment { FRAGMENTED } else { 0 };
+            FOUND | fragmented | (at as i32) << PROTOCOL_BITS | i32::from(protocol)
+        }
+        Ok(None) => step::result(Ok(false)),
+        Err(reason) => step::result(Err(reason)),
+    }
+}
+
 #[inline(always)]
-fn walk(skb: &SkBuff, first: u8, start: usize) -> Result<Option<Transport>, DropReason> {
-    let (mut protocol, mut at, mut is_fragment) = (first, start, false);
+fn walk(skb: &SkBuff, first: u8) -> Result<Option<Transport>, DropReason> {
+    let (mut protocol, mut at, mut is_fragment) = (first, ETHERNET + IPV6, false);
     for _ in 0..MOST_EXTENSIONS {
         let [next, length] = [byte(skb, at)?, byte(skb, at + 1)?];
         let bytes = match protocol {

@@ -117,7 +117,7 @@ impl Protocol {
 }
 
 /// The backend for what is dialled; `None`: the socket is left alone. `last` has the backend that the socket had for it before, which
-/// it keeps while that serves.
+/// it keeps while that serves in the set that it was chosen from.
 #[inline(always)]
 pub(crate) fn steer(
     caller: &Caller,
@@ -129,7 +129,7 @@ pub(crate) fn steer(
     let Some(frontend) = found else { return Ok(None) };
     let stays = last().filter(|last| {
         last.service == frontend.service
-            && service::serves(last.service, last.backend.address.bytes(), last.backend.port) != 0
+            && service::serves(last.service, last.backend.address.bytes(), last.backend.port) & u32::from(last.set) != 0
     });
     if stays.is_some() {
         return Ok(stays);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::agent::agents;
 use crate::fixture::Fixture;
 use crate::kubelet::delete_pod;
 use crate::services_bed::{Client, LIMIT, MANY, NO_ANSWER, PORT, REFUSED, Service, run_server};
-use crate::survival_agent::agent_process;
+use crate::survival_agent::kill_agent;
 
 pub(crate) const CASES: &[Case] = &[
     ("a_client_stays_with_one_pod_of_a_service_with_affinity", affinity),
@@ -143,8 +144,7 @@ fn unnoticed(client: Client<'_>, address: IpAddr, pods: &[Pod]) -> Result<()> {
 fn kill_agents(cluster: &Cluster) -> Result<()> {
     for _ in 0..KILLS {
         for node in cluster.nodes() {
-            let pid = wait::until(LIMIT, "kubelet to start the agent", || agent_process(node))?;
-            node.run(["kill", "-KILL", &pid])?;
+            kill_agent(node, Duration::ZERO)?;
         }
     }
     Ok(())

@@ -40,15 +40,21 @@ fn killed_every_second(fixture: &Fixture) -> Result<()> {
 /// Kills the agent of a node as soon as kubelet has started it again, a little later in its life each time.
 fn kill_again_and_again(node: &Node) -> Result<()> {
     for kill in 0..KILLS {
-        let pid = wait::until(LIMIT, "kubelet to start the agent", || agent_process(node))?;
-        std::thread::sleep(LONGER * kill);
-        node.run(["kill", "-KILL", &pid])?;
-        wait::until(LIMIT, "the agent to end", || {
-            ensure!(agent_process(node).ok().as_ref() != Some(&pid), "{pid} is still there");
-            Ok(())
-        })?;
+        kill_agent(node, LONGER * kill)?;
     }
     Ok(())
+}
+
+/// Kills a node's agent when it is there and has lived so long, and waits until it is gone: else the next one that asks for its process
+/// would find this one still.
+pub(crate) fn kill_agent(node: &Node, alive: Duration) -> Result<()> {
+    let pid = wait::until(LIMIT, "kubelet to start the agent", || agent_process(node))?;
+    std::thread::sleep(alive);
+    node.run(["kill", "-KILL", &pid])?;
+    wait::until(LIMIT, "the agent to end", || {
+        ensure!(agent_process(node).ok().as_ref() != Some(&pid), "{pid} is still there");
+        Ok(())
+    })
 }
 
 /// The process of a node's agent, as the node numbers it.

@@ -153,7 +153,6 @@ fn a_thousand_peers_are_asked_for_at_once() {
         println!("{PEERS} answers, each asked twice because of the rule, took {:?}", began.elapsed());
         assert_eq!(paths.answers.len(), tunnels.len());
         assert!(paths.answers.iter().all(|answer| *answer == paths.answers[0]), "{:?}", paths.answers[0]);
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     });
 }
 

@@ -3,9 +3,10 @@
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::unistd::Uid;
 use weft_tests::command::{describe, output};
 
@@ -18,7 +19,10 @@ const TESTS: &str = "weft-tests";
 const IMAGE: &str = "image";
 /// Seconds that each fuzzer runs, two at a time; that of packets runs three times as long. A minute together.
 const FUZZING: &str = "20";
-/// The tests that need the image; they take longest and come last.
+/// The tests that wait most of their time, and how many of them run at once, however few cores there are.
+const WAITING: &str = "netns";
+const AT_ONCE: &str = "4";
+/// The tests that need the image; they take longest and come last, at the same time, each in clusters of its own: they wait much.
 const IN_CLUSTERS: [&str; 2] = ["e2e", "cluster"];
 
 #[derive(Debug, clap::Args)]
@@ -59,14 +63,14 @@ pub(crate) fn command(arguments: &Arguments) -> Result<ExitCode> {
     setup::run(&mut progress)?;
     let wanted = |name: &str| arguments.parts.is_empty() || arguments.parts.iter().any(|part| part == name);
     let mut parts: Vec<Part> = Vec::new();
-    for (name, mut command) in plan()? {
-        let has_image = parts.iter().any(|part| part.name == IMAGE);
-        if IN_CLUSTERS.contains(&name.as_str()) && wanted(&name) && !has_image {
-            parts.push(once(IMAGE, || image::build(&mut progress).map(drop)));
-        }
-        if wanted(&name) {
-            parts.push(tests(&name, &mut command)?);
-        }
+    let plan = plan()?.into_iter().filter(|(name, _)| wanted(name));
+    let (in_clusters, others): (Vec<_>, Vec<_>) = plan.partition(|(name, _)| IN_CLUSTERS.contains(&name.as_str()));
+    for (name, mut command) in others {
+        parts.push(tests(&name, &mut command, Output::AtOnce)?);
+    }
+    if !in_clusters.is_empty() {
+        parts.push(once(IMAGE, || image::build(&mut progress).map(drop)));
+        parts.extend(together(in_clusters)?);
     }
     Ok(report(&parts))
 }
@@ -97,7 +101,13 @@ fn plan() -> Result<Vec<(String, Command)>> {
     ];
     let mut targets = test_targets()?;
     targets.sort_by_key(|name| (IN_CLUSTERS.iter().position(|last| last == name), name.clone()));
-    parts.extend(targets.into_iter().map(|name| (name.clone(), with(&["--test", &name]))));
+    parts.extend(targets.into_iter().map(|name| {
+        let mut command = with(&["--test", &name]);
+        if name == WAITING {
+            command.env("RUST_TEST_THREADS", AT_ONCE);
+        }
+        (name, command)
+    }));
     Ok(parts)
 }
 
@@ -123,11 +133,44 @@ fn once(name: &str, work: impl FnOnce() -> Result<()>) -> Part {
     Part { name: name.to_owned(), took: begin.elapsed(), count: Count { failed, ..Count::default() } }
 }
 
+/// When the output of a part is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// Each line when it is written.
+    AtOnce,
+    /// All of it when the part has ended.
+    AtItsEnd,
+}
+
+/// Runs parts at the same time. The lines of the last one are shown at once, those of each other one in one piece.
+fn together(parts: Vec<(String, Command)>) -> Result<Vec<Part>> {
+    let last = parts.len().saturating_sub(1);
+    thread::scope(|scope| {
+        let running: Vec<_> = parts
+            .into_iter()
+            .enumerate()
+            .map(|(place, (name, mut command))| {
+                let output = if place == last { Output::AtOnce } else { Output::AtItsEnd };
+                scope.spawn(move || tests(&name, &mut command, output))
+            })
+            .collect();
+        running.into_iter().map(|part| part.join().map_err(|_| anyhow!("a part panicked"))?).collect()
+    })
+}
+
 /// Runs a part, shows what it writes, and counts its tests. A part without tests counts as one.
-fn tests(name: &str, command: &mut Command) -> Result<Part> {
+fn tests(name: &str, command: &mut Command, shown: Output) -> Result<Part> {
     let begin = Instant::now();
     let _claim = tree::claim()?;
-    println!("\n== {name}: {}", describe(command));
+    let mut kept = Vec::new();
+    let mut show = |line: &[u8]| {
+        // Whoever reads the output may have gone; the exit code still counts.
+        let _ = match shown {
+            Output::AtOnce => std::io::stdout().lock().write_all(line),
+            Output::AtItsEnd => kept.write_all(line),
+        };
+    };
+    show(format!("\n== {name}: {}\n", describe(command)).as_bytes());
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -136,13 +179,14 @@ fn tests(name: &str, command: &mut Command) -> Result<Part> {
     let stdout = child.stdout.take().context("the part's output is piped")?;
     let mut count = Count::default();
     for line in BufReader::new(stdout).split(b'\n') {
-        let line = line?;
-        // Whoever reads the output may have gone; the exit code still counts.
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
+        let mut line = line?;
+        line.push(b'\n');
+        show(&line);
         count.add(parse(&String::from_utf8_lossy(&line)).unwrap_or_default());
     }
     let good = child.wait()?.success();
+    // As above.
+    let _ = std::io::stdout().lock().write_all(&kept);
     if good && count == Count::default() {
         count.passed = 1;
     }

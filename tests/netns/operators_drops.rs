@@ -168,7 +168,8 @@ fn weft_drops_counts_and_watches_what_a_pod_spoofs() {
         spoof_all(1);
         assert_eq!(watch.packets(SPOOFED, 2).1, 2);
         let errors = watch.end(Some(Signal::SIGINT));
-        assert!(errors.lines().count() <= 1 && errors.lines().all(|line| line.ends_with("; trying again")), "{errors}");
+        // One line for each way in which the agent can be away, not one for each attempt.
+        assert!(errors.lines().count() <= 2 && errors.lines().all(|line| line.ends_with("; trying again")), "{errors}");
     });
 }
 

@@ -26,6 +26,7 @@ mod refused_chains;
 mod services;
 mod services_choice;
 mod services_flows;
+mod services_histories;
 mod services_nat;
 mod services_packets;
 mod services_refused;

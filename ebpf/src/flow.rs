@@ -8,6 +8,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use weft_common::reason::DropReason;
 use weft_common::services::{Flow, FlowKey, PortBytes, flow};
 
+use crate::icmp_error::{ICMP, ICMPV6};
 use crate::packet::{SCTP, TCP, UDP};
 use crate::service_maps::{flows, new_flows, tracked};
 
@@ -58,7 +59,7 @@ const fn patience(protocol: u8, flags: u32, answered: bool) -> u64 {
     }
 }
 
-/// Whether flows of a protocol were ever translated on this node.
+/// Whether flows of a protocol, or what may be errors about them, were ever translated on this node.
 #[inline(always)]
 pub(crate) fn is_tracked(protocol: u8) -> bool {
     let Some(tracked) = tracked() else { return false };
@@ -67,6 +68,8 @@ pub(crate) fn is_tracked(protocol: u8) -> bool {
         TCP => unsafe { (*tracked).tcp != 0 },
         UDP => unsafe { (*tracked).udp != 0 },
         SCTP => unsafe { (*tracked).sctp != 0 },
+        // Errors are about packets of any.
+        ICMP | ICMPV6 => unsafe { (*tracked).tcp | (*tracked).udp | (*tracked).sctp != 0 },
         _ => false,
     }
 }

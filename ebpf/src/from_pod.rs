@@ -9,7 +9,7 @@ use weft_common::reason::{DropReason, Program};
 use crate::header_chain::Transport;
 use crate::maps::Node;
 use crate::packet::{self, Frame, Packet};
-use crate::step::MAY_BE_REPLY;
+use crate::step::{MAY_BE_REPLY, Step};
 use crate::verdict::{self, Verdict};
 use crate::{deliver, header_chain, hop_limit, leaving, maps, neighbour, overlay, refuse, reply, size, to_backend};
 
@@ -32,8 +32,8 @@ fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
         MAY_BE_FOR_SERVICE => match to_backend::translate(skb) {
             Err(DropReason::ServiceRefused) => refuse::answer(skb),
             Err(reason) => return Err(reason),
-            Ok(true) => Verdict::Decided(weft_forward(skb.skb)),
-            Ok(false) => Verdict::Decided(weft_leave(skb.skb)),
+            Ok(Step::Done) => Verdict::Decided(weft_forward(skb.skb)),
+            Ok(_) => Verdict::Decided(weft_leave(skb.skb)),
         },
         action => Verdict::Decided(action),
     })

@@ -6,7 +6,7 @@ use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::DropReason;
 
 use crate::packet::{ETHERNET, Family, IPV4, IPV6, Packet};
-use crate::step;
+use crate::step::{self, Step};
 
 /// Numbers of IPv6 extension headers (IANA, "IPv6 Extension Header Types").
 const HOP_BY_HOP: u8 = 0;
@@ -87,7 +87,7 @@ fn read(walked: i32) -> Result<Option<Transport>, DropReason> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn weft_check_options(skb: *mut __sk_buff, end: u32) -> i32 {
-    step::result(check_options(&SkBuff::new(skb), end as usize).map(|()| true))
+    step::result(check_options(&SkBuff::new(skb), end as usize).map(|()| Step::Done))
 }
 
 #[inline(always)]
@@ -137,7 +137,7 @@ extern "C" fn weft_walk(skb: *mut __sk_buff, first: u32) -> i32 {
             let fragmented = if is_fragment { FRAGMENTED } else { 0 };
             FOUND | fragmented | (at as i32) << PROTOCOL_BITS | i32::from(protocol)
         }
-        Ok(None) => step::result(Ok(false)),
+        Ok(None) => step::result(Ok(Step::Nothing)),
         Err(reason) => step::result(Err(reason)),
     }
 }

@@ -25,6 +25,8 @@ mod header_chain;
 #[cfg(target_arch = "bpf")]
 mod hop_limit;
 #[cfg(target_arch = "bpf")]
+mod icmp_error;
+#[cfg(target_arch = "bpf")]
 mod leaving;
 #[cfg(target_arch = "bpf")]
 mod maps;

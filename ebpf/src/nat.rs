@@ -9,6 +9,7 @@ use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::DropReason;
 use weft_common::services::{Flow, PortBytes};
 
+use crate::address::Address;
 use crate::flow::Key;
 use crate::packet::{ETHERNET, Family, Packet, SCTP, UDP};
 use crate::sctp;
@@ -34,20 +35,7 @@ const _: () = assert!(core::mem::offset_of!(weft_common::services::FlowKey, dest
 #[inline(always)]
 pub(crate) fn write(skb: &SkBuff, packet: &Packet, at: usize, key: &Key, becomes: &Flow) -> Result<(), DropReason> {
     let addresses = difference(key, becomes, 0, ADDRESSES);
-    match packet.family {
-        Family::V4 => {
-            // What these writes add to a checksum of the packet cancels out, so the kernel's own stays right.
-            skb.l3_csum_replace(ETHERNET + IPV4_CHECKSUM, 0, addresses, 0).map_err(failed)?;
-            let words = [last_word(&becomes.source), last_word(&becomes.destination)];
-            skb.store(ETHERNET + IPV4_SOURCE, &words, 0).map_err(failed)?;
-        }
-        Family::V6 => {
-            // IPv6 has no checksum of its own, so the kernel must correct its sum.
-            // SAFETY: the two addresses are the beginning of the entry.
-            let words = unsafe { &*core::ptr::from_ref(becomes).cast::<[u32; ADDRESSES / 4]>() };
-            skb.store(ETHERNET + IPV6_SOURCE, words, RECOMPUTE).map_err(failed)?;
-        }
-    }
+    write_addresses(skb, packet.family, addresses, becomes)?;
     let old_ports = ports([key.0.source_port, key.0.destination_port]);
     let new_ports = ports([becomes.source_port, becomes.destination_port]);
     let (checksum, flags) = match key.0.protocol {
@@ -75,6 +63,43 @@ pub(crate) fn write(skb: &SkBuff, packet: &Packet, at: usize, key: &Key, becomes
     Ok(())
 }
 
+/// Writes both addresses into the IP header. `difference` is what a checksum gains by them.
+#[inline(always)]
+pub(crate) fn write_addresses(skb: &SkBuff, family: Family, difference: u64, becomes: &Flow) -> Result<(), DropReason> {
+    match family {
+        Family::V4 => {
+            // What these writes add to a checksum of the packet cancels out, so the kernel's own stays right.
+            skb.l3_csum_replace(ETHERNET + IPV4_CHECKSUM, 0, difference, 0).map_err(failed)?;
+            let words = [last_word(&becomes.source), last_word(&becomes.destination)];
+            skb.store(ETHERNET + IPV4_SOURCE, &words, 0).map_err(failed)
+        }
+        Family::V6 => {
+            // IPv6 has no checksum of its own, so the kernel must correct its sum.
+            // SAFETY: the two addresses are the beginning of the entry.
+            let words = unsafe { &*core::ptr::from_ref(becomes).cast::<[u32; ADDRESSES / 4]>() };
+            skb.store(ETHERNET + IPV6_SOURCE, words, RECOMPUTE).map_err(failed)
+        }
+    }
+}
+
+/// What a checksum gains by the addresses of a flow, and by its ports, in the place of those of its key.
+#[inline(always)]
+pub(crate) fn differences(key: &Key, becomes: &Flow) -> (u64, u64) {
+    (difference(key, becomes, 0, ADDRESSES), difference(key, becomes, ADDRESSES, PORTS))
+}
+
+/// What a checksum gains by the addresses of a flow in the place of others.
+#[inline(always)]
+pub(crate) fn address_difference(old: &[Address; 2], becomes: &Flow) -> u64 {
+    // SAFETY: the helper reads as many bytes of both, which begin with the addresses.
+    let sum = unsafe {
+        let old = old.as_ptr().cast_mut().cast::<u32>();
+        let new = core::ptr::from_ref(becomes).cast_mut().cast::<u32>();
+        bpf_csum_diff(old, ADDRESSES as u32, new, ADDRESSES as u32, 0)
+    };
+    sum as u64 & 0xffff_ffff
+}
+
 /// What a checksum gains by the new bytes in the place of the old ones.
 #[inline(always)]
 fn difference(key: &Key, becomes: &Flow, from: usize, bytes: usize) -> u64 {
@@ -88,13 +113,15 @@ fn difference(key: &Key, becomes: &Flow, from: usize, bytes: usize) -> u64 {
     sum as u64 & 0xffff_ffff
 }
 
+/// Both ports as a word, as they lie in memory.
 #[inline(always)]
-const fn ports([[a, b], [c, d]]: [PortBytes; 2]) -> u32 {
+pub(crate) const fn ports([[a, b], [c, d]]: [PortBytes; 2]) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
+/// The word of an IPv4 address in an entry, as it lies in memory.
 #[inline(always)]
-fn last_word(address: &[u8; 16]) -> u32 {
+pub(crate) fn last_word(address: &[u8; 16]) -> u32 {
     let [.., a, b, c, d] = *address;
     u32::from_ne_bytes([a, b, c, d])
 }

@@ -10,7 +10,8 @@ use crate::address::Address;
 use crate::flow::{Both, Signal};
 use crate::header_chain::{self, Transport};
 use crate::packet::{self, Family, Frame, Packet};
-use crate::{maps, service, service_maps, step, transport};
+use crate::step::{self, Step};
+use crate::{maps, service, service_maps, transport};
 
 /// Source ports for flows that cannot keep theirs: the first, and how many.
 const OTHER_PORTS: (u32, u32) = (1024, 64_512);
@@ -25,25 +26,25 @@ pub(crate) extern "C" fn weft_new_flow(skb: *mut __sk_buff) -> i32 {
 }
 
 #[inline(always)]
-fn begin(skb: &SkBuff) -> Result<bool, DropReason> {
-    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(false) };
+fn begin(skb: &SkBuff) -> Result<Step, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
     let Some(transport) = header_chain::transport(skb, &packet)? else {
         // Nothing tells the port of a later fragment.
         return refuse_parts(&packet, DropReason::ServiceFragment);
     };
     if !transport::has_flows(transport.protocol) {
         // An echo is refused as everything else is that a Service does not serve.
-        return service::find(&packet.destination, [0; 2], transport.protocol, false).map(|_| false);
+        return service::find(&packet.destination, [0; 2], transport.protocol, false).map(|_| Step::Nothing);
     }
     let Some(ports) = transport::ports(skb, transport) else {
         return refuse_parts(&packet, DropReason::Truncated);
     };
     let Some(frontend) = service::find(&packet.destination, ports[1], transport.protocol, false)? else {
-        return Ok(false);
+        return Ok(Step::Nothing);
     };
     if transport::signal(skb, transport) != Signal::Begins {
         // Of a connection that we do not know, or with the node itself.
-        return if is_for_the_node(frontend, &packet) { Ok(false) } else { Err(DropReason::ServiceRefused) };
+        return if is_for_the_node(frontend, &packet) { Ok(Step::Nothing) } else { Err(DropReason::ServiceRefused) };
     }
     let service = service::of(frontend)?;
     let choice = service::choose(frontend, service, &packet.source)?;
@@ -56,10 +57,10 @@ fn begin(skb: &SkBuff) -> Result<bool, DropReason> {
 
 /// A packet whose port nothing tells: all are refused that are for an address with cluster IPs' rules.
 #[inline(always)]
-fn refuse_parts(packet: &Packet, reason: DropReason) -> Result<bool, DropReason> {
+fn refuse_parts(packet: &Packet, reason: DropReason) -> Result<Step, DropReason> {
     match service::find(&packet.destination, [0; 2], 0, false) {
         Ok(Some(_)) | Err(DropReason::ServiceRefused) => Err(reason),
-        Ok(None) => Ok(false),
+        Ok(None) => Ok(Step::Nothing),
         Err(other) => Err(other),
     }
 }
@@ -72,7 +73,7 @@ fn remember(
     choice: &service::Choice,
     service: u64,
     flags: u32,
-) -> Result<bool, DropReason> {
+) -> Result<Step, DropReason> {
     let key = transport::key(packet, transport.protocol, ports);
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
@@ -89,7 +90,7 @@ fn remember(
     for _ in 0..TRIES {
         if both.is_free(now) {
             both.remember(now)?;
-            return Ok(true);
+            return Ok(Step::Done);
         }
         both.set_port(another_port());
     }

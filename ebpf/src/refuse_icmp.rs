@@ -5,15 +5,13 @@ use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::DropReason;
 
 use crate::header_chain::Transport;
+use crate::icmp_error::{ICMP, ICMPV6};
 use crate::packet::{ETHERNET, Family, Packet, length};
 use crate::refuse::{cut, fold, ip_header, ipv4, ipv6, make_room, pseudo_header};
 
 /// Where the kernel has a checksum of the whole packet, it must count new bytes.
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
-/// Numbers of the protocols.
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 /// Type and code of the messages.
 const UNREACHABLE: u32 = 3 << 8 | 3;
 const UNREACHABLE_V6: u32 = 1 << 8 | 4;

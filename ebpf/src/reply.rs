@@ -9,9 +9,11 @@ use weft_common::services::{Flow, flow};
 use crate::address::Address;
 use crate::flow::{self as flows, Found, Key, Signal};
 use crate::header_chain::{self, Transport};
+use crate::icmp_error::{self, ICMP, ICMPV6};
 use crate::packet::{self, Frame, Packet};
+use crate::step::{self, Step};
 use crate::verdict::{self, Verdict};
-use crate::{deliver, maps, nat, step, transport};
+use crate::{deliver, maps, nat, transport};
 
 /// Whether a packet to a pod of this node may belong to a translated flow.
 #[inline(always)]
@@ -23,7 +25,10 @@ pub(crate) fn may_be(packet: &Packet) -> bool {
 /// Translates a packet to a pod of this node if it belongs to a translated flow; any other stays as it is.
 #[inline(always)]
 pub(crate) fn translate(skb: &SkBuff) -> Result<(), DropReason> {
-    step::outcome(weft_translate_reply(skb.skb)).map(drop)
+    if step::outcome(weft_translate_reply(skb.skb))? == Step::MessageOfError {
+        step::outcome(icmp_error::weft_translate_error(skb.skb, 0))?;
+    }
+    Ok(())
 }
 
 /// The same, and then gives the packet to the pod.
@@ -59,26 +64,28 @@ extern "C" fn weft_translate_reply(skb: *mut __sk_buff) -> i32 {
 }
 
 #[inline(always)]
-fn look_up(skb: &SkBuff) -> Result<bool, DropReason> {
-    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(false) };
+fn look_up(skb: &SkBuff) -> Result<Step, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
     // What has no ports here belongs to no flow.
-    let Ok(Some(transport)) = header_chain::transport(skb, &packet) else { return Ok(false) };
-    if !transport::has_flows(transport.protocol) {
-        return Ok(false);
+    let Ok(Some(transport)) = header_chain::transport(skb, &packet) else { return Ok(Step::Nothing) };
+    match transport.protocol {
+        ICMP | ICMPV6 => return Ok(Step::MessageOfError),
+        protocol if !transport::has_flows(protocol) => return Ok(Step::Nothing),
+        _ => (),
     }
-    let Some(ports) = transport::ports(skb, transport) else { return Ok(false) };
+    let Some(ports) = transport::ports(skb, transport) else { return Ok(Step::Nothing) };
     let key = transport::key(&packet, transport.protocol, ports);
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let Some(found) = flows::find(&key, now) else { return Ok(false) };
+    let Some(found) = flows::find(&key, now) else { return Ok(Step::Nothing) };
     let becomes = found.flow();
     // The pod may have the address of a former frontend, or of a former client.
     if becomes.flags & flow::REPLY == 0 || Address::of_entry(&becomes.destination) != packet.destination {
-        return Ok(false);
+        return Ok(Step::Nothing);
     }
     answered(skb, transport, &key, found, &becomes, now)?;
     nat::write(skb, &packet, transport.at, &key, &becomes)?;
-    Ok(true)
+    Ok(Step::Done)
 }
 
 /// Writes down that a flow was answered.

@@ -35,6 +35,19 @@ pub(crate) fn set_ports(skb: &SkBuff, packet: &Packet, at: usize, old: u32, new:
     skb.store(at + CHECKSUM, &(checksum ^ change.to_le()), recompute).map_err(failed)
 }
 
+/// Changes the checksum in a header whose ports, a word as it lies in memory, changed by these bits, of a packet with so many bytes of
+/// SCTP, be they here or not. Gives what that adds to an Internet checksum that counts it.
+#[inline(always)]
+pub(crate) fn replace(skb: &SkBuff, at: usize, difference: u32, bytes: u32) -> Result<u64, DropReason> {
+    let old = skb.load::<u32>(at + CHECKSUM).map_err(|_| DropReason::Truncated)?;
+    if old == 0 {
+        return Ok(0);
+    }
+    let new = old ^ weft_crc32c(u32::from_le(difference), bytes).to_le();
+    skb.store(at + CHECKSUM, &new, u64::from(BPF_F_RECOMPUTE_CSUM)).map_err(|_| DropReason::HelperFailed)?;
+    Ok(u64::from(!old) + u64::from(new))
+}
+
 /// What the CRC makes of a difference in the first four of so many bytes.
 #[unsafe(no_mangle)]
 #[inline(never)]

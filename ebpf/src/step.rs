@@ -3,12 +3,22 @@
 
 use weft_common::reason::DropReason;
 
-/// The step did what it is for.
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It did what it is for.
+    Done,
+    /// The packet is none of its business, and as it was.
+    Nothing,
+    /// The packet, which is as it was, may be an error message about one that was translated.
+    MessageOfError,
+}
+
 const DONE: i32 = 0;
-/// The packet is none of its business, and as it was.
 const NOTHING: i32 = 1;
+const MESSAGE_OF_ERROR: i32 = 2;
 /// Reasons follow.
-const REASONS: i32 = 2;
+const REASONS: i32 = 16;
 
 /// What a step gives instead of an action where the packet is for a pod of this node, and may be a reply of a backend. No action has
 /// this number.
@@ -16,20 +26,22 @@ pub(crate) const MAY_BE_REPLY: i32 = 1 << 16;
 
 /// What a step gives.
 #[inline(always)]
-pub(crate) const fn result(outcome: Result<bool, DropReason>) -> i32 {
+pub(crate) const fn result(outcome: Result<Step, DropReason>) -> i32 {
     match outcome {
-        Ok(true) => DONE,
-        Ok(false) => NOTHING,
+        Ok(Step::Done) => DONE,
+        Ok(Step::Nothing) => NOTHING,
+        Ok(Step::MessageOfError) => MESSAGE_OF_ERROR,
         Err(reason) => REASONS + reason as i32,
     }
 }
 
-/// What a step gave: whether it did what it is for.
+/// What a step gave.
 #[inline(always)]
-pub(crate) const fn outcome(result: i32) -> Result<bool, DropReason> {
+pub(crate) const fn outcome(result: i32) -> Result<Step, DropReason> {
     match result {
-        DONE => Ok(true),
-        NOTHING => Ok(false),
+        DONE => Ok(Step::Done),
+        NOTHING => Ok(Step::Nothing),
+        MESSAGE_OF_ERROR => Ok(Step::MessageOfError),
         result => match DropReason::of_number((result - REASONS) as u32) {
             Some(reason) => Err(reason),
             None => Err(DropReason::HelperFailed),

@@ -9,20 +9,26 @@ use weft_common::services::{Flow, IN_CLUSTER, IN_LOCAL, flow};
 use crate::address::Address;
 use crate::flow::{self as flows, Signal};
 use crate::header_chain;
+use crate::icmp_error::{self, ICMP, ICMPV6};
 use crate::packet::{self, Frame};
-use crate::{maps, nat, new_flow, reply, service, step, transport};
+use crate::step::{self, Step};
+use crate::{maps, nat, new_flow, reply, service, transport};
 
-/// Gives the packet its backend's address: `false` where it is for none, and as it was.
+/// Gives the packet its backend's address; one that is for none stays as it was.
 #[inline(always)]
-pub(crate) fn translate(skb: &SkBuff) -> Result<bool, DropReason> {
-    if step::outcome(weft_translate(skb.skb))? {
-        return Ok(true);
+pub(crate) fn translate(skb: &SkBuff) -> Result<Step, DropReason> {
+    let mut step = step::outcome(weft_translate(skb.skb))?;
+    if step == Step::MessageOfError {
+        step = step::outcome(icmp_error::weft_translate_error(skb.skb, 1))?;
     }
-    // Without a flow, or with one that does not go on.
-    if !step::outcome(new_flow::weft_new_flow(skb.skb))? {
-        return Ok(false);
+    if step == Step::Nothing {
+        // Without a flow, or with one that does not go on.
+        step = step::outcome(new_flow::weft_new_flow(skb.skb))?;
+        if step == Step::Done {
+            step = step::outcome(weft_translate(skb.skb))?;
+        }
     }
-    step::outcome(weft_translate(skb.skb))
+    Ok(step)
 }
 
 /// Translates a packet that has a flow.
@@ -33,23 +39,26 @@ extern "C" fn weft_translate(skb: *mut __sk_buff) -> i32 {
 }
 
 #[inline(always)]
-fn go_on(skb: &SkBuff) -> Result<bool, DropReason> {
-    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(false) };
-    let Some(transport) = header_chain::transport(skb, &packet)? else { return Ok(false) };
+fn go_on(skb: &SkBuff) -> Result<Step, DropReason> {
+    let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
+    let Some(transport) = header_chain::transport(skb, &packet)? else { return Ok(Step::Nothing) };
     if !flows::is_tracked(transport.protocol) {
-        return Ok(false);
+        return Ok(Step::Nothing);
     }
-    let Some(ports) = transport::ports(skb, transport) else { return Ok(false) };
+    if matches!(transport.protocol, ICMP | ICMPV6) {
+        return Ok(Step::MessageOfError);
+    }
+    let Some(ports) = transport::ports(skb, transport) else { return Ok(Step::Nothing) };
     let key = transport::key(&packet, transport.protocol, ports);
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let Some(found) = flows::find(&key, now) else { return Ok(false) };
+    let Some(found) = flows::find(&key, now) else { return Ok(Step::Nothing) };
     let becomes = found.flow();
     let destination = Address::of_entry(&becomes.destination);
     if becomes.flags & flow::REPLY != 0 {
         // A pod's own answer to itself. The client of any other flow was another pod of this node, and is gone.
         if !maps::is_endpoint_of(skb, &destination) {
-            return Ok(false);
+            return Ok(Step::Nothing);
         }
         reply::answered(skb, transport, &key, found, &becomes, now)?;
     } else {
@@ -57,7 +66,7 @@ fn go_on(skb: &SkBuff) -> Result<bool, DropReason> {
         let other = flows::other_way(&becomes, transport.protocol);
         if !is_good(&becomes, signal) {
             flows::forget(&key, &other);
-            return Ok(false);
+            return Ok(Step::Nothing);
         }
         if transport.is_fragment {
             return Err(DropReason::ServiceFragment);
@@ -65,7 +74,7 @@ fn go_on(skb: &SkBuff) -> Result<bool, DropReason> {
         found.heard(&other, signal, now);
     }
     nat::write(skb, &packet, transport.at, &key, &becomes)?;
-    Ok(true)
+    Ok(Step::Done)
 }
 
 /// Whether a packet takes the way that its flow has. Datagrams go to backends that serve: nobody stays with one that is gone. Other

@@ -25,6 +25,8 @@ mod refused_by_overlay;
 mod refused_chains;
 mod services;
 mod services_choice;
+mod services_errors;
+mod services_errors_heard;
 mod services_flows;
 mod services_histories;
 mod services_nat;

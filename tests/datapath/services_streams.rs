@@ -19,34 +19,34 @@ use crate::ways_pair::{Pair, UNDERLAY_DEVICE, Way, offloads};
 /// Bytes of a stream in each direction.
 const AMOUNT: usize = 1 << 20;
 /// The port of backends.
-const BACKEND_PORT: u16 = 8080;
+pub(crate) const BACKEND_PORT: u16 = 8080;
 /// Cluster IPs.
 const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 
 /// Two nodes; node 1 has two pods, and clients of Services are its first.
-struct Cluster {
-    pair: Pair,
-    services: Services,
+pub(crate) struct Cluster {
+    pub(crate) pair: Pair,
+    pub(crate) services: Services,
 }
 
 impl Cluster {
-    fn new(underlay: Underlay) -> Self {
+    pub(crate) fn new(underlay: Underlay) -> Self {
         mount_bpffs();
         let pair = Pair::between(node::underlay(), underlay, [2, 1]);
         let services = Services::open(&pair.nodes[0].pins);
         Self { services, pair }
     }
 
-    fn client(&self) -> &View {
+    pub(crate) fn client(&self) -> &View {
         &self.pair.nodes[0].pods[0].namespace
     }
 
-    fn first(&self) -> &Node {
+    pub(crate) fn first(&self) -> &Node {
         &self.pair.nodes[0]
     }
 
     /// Lets the cluster IPs lead to a backend, by its address in each family.
-    fn serve(&self, backends: &[String; 2]) {
+    pub(crate) fn serve(&self, backends: &[String; 2]) {
         for (cluster_ip, backend) in CLUSTER_IPS.into_iter().zip(backends) {
             for protocol in [TCP, UDP] {
                 let id = u64::from(protocol) << 8 | u64::from(backend.contains(':'));
@@ -70,7 +70,8 @@ impl Cluster {
         self.pair.assert_nothing_was_wrong(what);
     }
 
-    fn stream(&self, listener: &TcpListener, address: SocketAddr) -> Result<()> {
+    /// A stream both ways.
+    pub(crate) fn stream(&self, listener: &TcpListener, address: SocketAddr) -> Result<()> {
         let client = self.client().enter(|| TcpStream::connect_timeout(&address, LIMIT))?.context("cannot connect")?;
         let (server, _) = listener.accept()?;
         for stream in [&client, &server] {
@@ -98,7 +99,7 @@ impl Cluster {
     }
 
     /// A socket of the client that is connected to an address.
-    fn udp(&self, address: SocketAddr) -> Result<UdpSocket> {
+    pub(crate) fn udp(&self, address: SocketAddr) -> Result<UdpSocket> {
         let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let client = self.client().enter(|| UdpSocket::bind((any, 0)))??;
         client.set_read_timeout(Some(LIMIT))?;
@@ -107,7 +108,8 @@ impl Cluster {
     }
 }
 
-fn addresses() -> [SocketAddr; 2] {
+/// What clients dial.
+pub(crate) fn addresses() -> [SocketAddr; 2] {
     CLUSTER_IPS.map(|address| SocketAddr::new(address.parse().unwrap(), SERVICE_PORT))
 }
 

@@ -65,6 +65,15 @@ pub mod map {
     pub const NEW_FLOWS: &str = "NEW_FLOWS";
     /// Array with one [`crate::services::Tracked`]. Written by programs.
     pub const TRACKED: &str = "TRACKED";
+    /// LRU hash: [`crate::fragments::DatagramKey`] -> [`crate::fragments::Datagram`]. Written by programs.
+    pub const DATAGRAMS: &str = "DATAGRAMS";
+    /// LRU hash: [`crate::fragments::HeldKey`] -> [`crate::fragments::Held`]. Written by programs.
+    pub const HELD_FRAGMENTS: &str = "HELD_FRAGMENTS";
+    /// Per-CPU array with one [`crate::fragments::Held`], in which programs put together an entry of the map above.
+    pub const FRAGMENT_BUFFER: &str = "FRAGMENT_BUFFER";
+    /// Array by a hash of a source and a destination: when a translated flow last had packets between such two, in nanoseconds of
+    /// CLOCK_MONOTONIC. Written by programs.
+    pub const FRAGMENT_PAIRS: &str = "FRAGMENT_PAIRS";
     /// LRU hash: [`crate::services::SocketFlowKey`] -> [`crate::services::SocketFlow`]. Written by programs.
     pub const SOCKET_FLOWS: &str = "SOCKET_FLOWS";
     /// Socket storage: what a connected socket dialled, as [`crate::services::SocketPeer`]. Written by programs.
@@ -73,7 +82,7 @@ pub mod map {
     pub const SOCKET_DROPS: &str = "SOCKET_DROPS";
 
     /// All maps.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 25] = [
         ENDPOINTS,
         NODES,
         NODE_ADDRESSES,
@@ -92,6 +101,10 @@ pub mod map {
         FLOWS,
         NEW_FLOWS,
         TRACKED,
+        DATAGRAMS,
+        HELD_FRAGMENTS,
+        FRAGMENT_BUFFER,
+        FRAGMENT_PAIRS,
         SOCKET_FLOWS,
         SOCKET_PEERS,
         SOCKET_DROPS,

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod entries;
+pub mod fragments;
 pub mod layout;
 pub mod reason;
 pub mod services;

@@ -101,7 +101,7 @@ reasons! {
     SourceRange = 21, "source_range";
     /// An address of a ServiceCIDR that no Service has.
     ServiceUnallocated = 22, "service_unallocated";
-    /// A fragment of a packet to a Service.
+    /// A fragment of a packet to or from a Service that came before its first one where there was no room to keep it, or SCTP whose port changes.
     ServiceFragment = 23, "service_fragment";
     /// No source port was found that keeps a flow apart from others to the same backend, or no memory to remember it.
     FlowTableFull = 24, "flow_table_full";

@@ -8,6 +8,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use weft_common::reason::DropReason;
 use weft_common::services::{Flow, FlowKey, PortBytes, flow};
 
+use crate::fragment;
 use crate::icmp_error::{ICMP, ICMPV6};
 use crate::packet::{SCTP, TCP, UDP};
 use crate::service_maps::{flows, new_flows, tracked};
@@ -146,9 +147,9 @@ impl Found {
         now.saturating_sub(seen) < patience(protocol, flags, self.answered) * SECOND
     }
 
-    /// Writes down what a packet says. `other` is the key of packets the other way.
+    /// Writes down what a packet of this key says. `other` is the key of packets the other way.
     #[inline(always)]
-    pub(crate) fn heard(&self, other: &Key, signal: Signal, now: u64) {
+    pub(crate) fn heard(&self, key: &Key, other: &Key, signal: Signal, now: u64) {
         let entry = self.entry;
         // SAFETY: as above; what two CPUs write at once is one of both.
         let (seen, mut flags) = unsafe { ((*entry).seen, (*entry).flags) };
@@ -161,6 +162,7 @@ impl Found {
             return;
         }
         flags |= news;
+        fragment::expect(key, other, now);
         let other = if self.answered { flows().get_ptr_mut(&other.0) } else { new_flows().get_ptr_mut(&other.0) };
         if let Some(other) = other {
             // SAFETY: as above.
@@ -237,6 +239,12 @@ impl Both {
             && theirs.destination_port == self.reply.destination_port
             && theirs.source == self.reply.source
             && theirs.source_port == self.reply.source_port
+    }
+
+    /// Lets fragments of either direction wait for their first one.
+    #[inline(always)]
+    pub(crate) fn expect_fragments(&self, now: u64) {
+        fragment::expect(&self.key, &self.other, now);
     }
 
     /// Remembers a flow that [`Self::is_free`]. Of two CPUs that do it at once for the same key, the first one wins.

@@ -6,6 +6,7 @@ use aya_ebpf::programs::TcContext;
 use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::{DropReason, Program};
 
+use crate::fragment_wait::Way;
 use crate::header_chain::Transport;
 use crate::maps::Node;
 use crate::packet::{self, Frame, Packet};
@@ -25,13 +26,14 @@ pub(crate) fn from_pod(context: TcContext) -> i32 {
 #[inline(always)]
 fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
     Ok(match weft_from_pod(skb.skb) {
-        MAY_BE_REPLY => {
-            reply::translate(skb)?;
-            Verdict::Decided(weft_forward(skb.skb))
-        }
+        MAY_BE_REPLY => match reply::translate(skb, Way::ToPod)? {
+            Step::Taken => Verdict::Taken,
+            _ => Verdict::Decided(weft_forward(skb.skb)),
+        },
         MAY_BE_FOR_SERVICE => match to_backend::translate(skb) {
             Err(DropReason::ServiceRefused) => refuse::answer(skb),
             Err(reason) => return Err(reason),
+            Ok(Step::Taken) => Verdict::Taken,
             Ok(Step::Done) => Verdict::Decided(weft_forward(skb.skb)),
             Ok(_) => Verdict::Decided(weft_leave(skb.skb)),
         },

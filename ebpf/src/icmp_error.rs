@@ -97,8 +97,9 @@ fn translate(skb: &SkBuff, to_service: bool) -> Result<Step, DropReason> {
         return Ok(Step::Nothing);
     }
     let mut change = write_quoted(skb, &packet, &quoted, &key, &becomes)?;
-    let addresses = nat::address_difference(&[packet.source, packet.destination], &becomes);
-    nat::write_addresses(skb, packet.family, addresses, &becomes)?;
+    let new = nat::addresses_of(&becomes);
+    let addresses = nat::address_difference(&[packet.source, packet.destination], new);
+    nat::write_addresses(skb, packet.family, addresses, new)?;
     if packet.family == Family::V6 {
         // The pseudo header counts them.
         change += addresses;

@@ -15,6 +15,12 @@ mod fast_path_probe;
 #[cfg(target_arch = "bpf")]
 mod flow;
 #[cfg(target_arch = "bpf")]
+mod fragment;
+#[cfg(target_arch = "bpf")]
+mod fragment_maps;
+#[cfg(target_arch = "bpf")]
+mod fragment_wait;
+#[cfg(target_arch = "bpf")]
 mod from_overlay;
 #[cfg(target_arch = "bpf")]
 mod from_pod;

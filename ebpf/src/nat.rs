@@ -35,7 +35,7 @@ const _: () = assert!(core::mem::offset_of!(weft_common::services::FlowKey, dest
 #[inline(always)]
 pub(crate) fn write(skb: &SkBuff, packet: &Packet, at: usize, key: &Key, becomes: &Flow) -> Result<(), DropReason> {
     let addresses = difference(key, becomes, 0, ADDRESSES);
-    write_addresses(skb, packet.family, addresses, becomes)?;
+    write_addresses(skb, packet.family, addresses, addresses_of(becomes))?;
     let old_ports = ports([key.0.source_port, key.0.destination_port]);
     let new_ports = ports([becomes.source_port, becomes.destination_port]);
     let (checksum, flags) = match key.0.protocol {
@@ -63,21 +63,23 @@ pub(crate) fn write(skb: &SkBuff, packet: &Packet, at: usize, key: &Key, becomes
     Ok(())
 }
 
-/// Writes both addresses into the IP header. `difference` is what a checksum gains by them.
+/// Writes source and destination into the IP header. `difference` is what a checksum gains by them.
 #[inline(always)]
-pub(crate) fn write_addresses(skb: &SkBuff, family: Family, difference: u64, becomes: &Flow) -> Result<(), DropReason> {
+pub(crate) fn write_addresses(
+    skb: &SkBuff,
+    family: Family,
+    difference: u64,
+    addresses: &[Address; 2],
+) -> Result<(), DropReason> {
     match family {
         Family::V4 => {
             // What these writes add to a checksum of the packet cancels out, so the kernel's own stays right.
             skb.l3_csum_replace(ETHERNET + IPV4_CHECKSUM, 0, difference, 0).map_err(failed)?;
-            let words = [last_word(&becomes.source), last_word(&becomes.destination)];
-            skb.store(ETHERNET + IPV4_SOURCE, &words, 0).map_err(failed)
+            skb.store(ETHERNET + IPV4_SOURCE, &[addresses[0].0[3], addresses[1].0[3]], 0).map_err(failed)
         }
         Family::V6 => {
             // IPv6 has no checksum of its own, so the kernel must correct its sum.
-            // SAFETY: the two addresses are the beginning of the entry.
-            let words = unsafe { &*core::ptr::from_ref(becomes).cast::<[u32; ADDRESSES / 4]>() };
-            skb.store(ETHERNET + IPV6_SOURCE, words, RECOMPUTE).map_err(failed)
+            skb.store(ETHERNET + IPV6_SOURCE, addresses, RECOMPUTE).map_err(failed)
         }
     }
 }
@@ -88,13 +90,20 @@ pub(crate) fn differences(key: &Key, becomes: &Flow) -> (u64, u64) {
     (difference(key, becomes, 0, ADDRESSES), difference(key, becomes, ADDRESSES, PORTS))
 }
 
-/// What a checksum gains by the addresses of a flow in the place of others.
+/// The addresses of a flow: source, destination.
 #[inline(always)]
-pub(crate) fn address_difference(old: &[Address; 2], becomes: &Flow) -> u64 {
-    // SAFETY: the helper reads as many bytes of both, which begin with the addresses.
+pub(crate) fn addresses_of(flow: &Flow) -> &[Address; 2] {
+    // SAFETY: they are the beginning of the entry.
+    unsafe { &*core::ptr::from_ref(flow).cast::<[Address; 2]>() }
+}
+
+/// What a checksum gains by two addresses in the place of others.
+#[inline(always)]
+pub(crate) fn address_difference(old: &[Address; 2], new: &[Address; 2]) -> u64 {
+    // SAFETY: the helper reads both.
     let sum = unsafe {
         let old = old.as_ptr().cast_mut().cast::<u32>();
-        let new = core::ptr::from_ref(becomes).cast_mut().cast::<u32>();
+        let new = new.as_ptr().cast_mut().cast::<u32>();
         bpf_csum_diff(old, ADDRESSES as u32, new, ADDRESSES as u32, 0)
     };
     sum as u64 & 0xffff_ffff

@@ -29,18 +29,19 @@ pub(crate) extern "C" fn weft_new_flow(skb: *mut __sk_buff) -> i32 {
 fn begin(skb: &SkBuff) -> Result<Step, DropReason> {
     let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
     let Some(transport) = header_chain::transport(skb, &packet)? else {
-        // Nothing tells the port of a later fragment.
-        return refuse_parts(&packet, DropReason::ServiceFragment);
+        // Nothing tells its port.
+        return Ok(Step::LaterFragment);
     };
     if !transport::has_flows(transport.protocol) {
         // An echo is refused as everything else is that a Service does not serve.
         return service::find(&packet.destination, [0; 2], transport.protocol, false).map(|_| Step::Nothing);
     }
     let Some(ports) = transport::ports(skb, transport) else {
-        return refuse_parts(&packet, DropReason::Truncated);
+        return refuse_parts(&packet);
     };
     let Some(frontend) = service::find(&packet.destination, ports[1], transport.protocol, false)? else {
-        return Ok(Step::Nothing);
+        // Those that follow it must learn so.
+        return Ok(if transport.is_fragment { Step::FirstFragment } else { Step::Nothing });
     };
     if transport::signal(skb, transport) != Signal::Begins {
         // Of a connection that we do not know, or with the node itself.
@@ -48,21 +49,14 @@ fn begin(skb: &SkBuff) -> Result<Step, DropReason> {
     }
     let service = service::of(frontend)?;
     let choice = service::choose(frontend, service, &packet.source)?;
-    if transport.is_fragment {
-        return Err(DropReason::ServiceFragment);
-    }
     let flags = if choice.set == IN_LOCAL { flow::LOCAL_SET } else { 0 };
     remember(&packet, transport, ports, &choice, frontend.service, flags)
 }
 
-/// A packet whose port nothing tells: all are refused that are for an address with cluster IPs' rules.
+/// A packet that ends before its ports: all are refused that are for an address with cluster IPs' rules.
 #[inline(always)]
-fn refuse_parts(packet: &Packet, reason: DropReason) -> Result<Step, DropReason> {
-    match service::find(&packet.destination, [0; 2], 0, false) {
-        Ok(Some(_)) | Err(DropReason::ServiceRefused) => Err(reason),
-        Ok(None) => Ok(Step::Nothing),
-        Err(other) => Err(other),
-    }
+fn refuse_parts(packet: &Packet) -> Result<Step, DropReason> {
+    if service::has_rules(&packet.destination)? { Err(DropReason::Truncated) } else { Ok(Step::Nothing) }
 }
 
 #[inline(always)]
@@ -90,6 +84,7 @@ fn remember(
     for _ in 0..TRIES {
         if both.is_free(now) {
             both.remember(now)?;
+            both.expect_fragments(now);
             return Ok(Step::Done);
         }
         both.set_port(another_port());

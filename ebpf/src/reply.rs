@@ -8,6 +8,7 @@ use weft_common::services::{Flow, flow};
 
 use crate::address::Address;
 use crate::flow::{self as flows, Found, Key, Signal};
+use crate::fragment_wait::{self, Way};
 use crate::header_chain::{self, Transport};
 use crate::icmp_error::{self, ICMP, ICMPV6};
 use crate::packet::{self, Frame, Packet};
@@ -24,18 +25,21 @@ pub(crate) fn may_be(packet: &Packet) -> bool {
 
 /// Translates a packet to a pod of this node if it belongs to a translated flow; any other stays as it is.
 #[inline(always)]
-pub(crate) fn translate(skb: &SkBuff) -> Result<(), DropReason> {
-    if step::outcome(weft_translate_reply(skb.skb))? == Step::MessageOfError {
-        step::outcome(icmp_error::weft_translate_error(skb.skb, 0))?;
-    }
-    Ok(())
+pub(crate) fn translate(skb: &SkBuff, way: Way) -> Result<Step, DropReason> {
+    let step = match step::outcome(weft_translate_reply(skb.skb, 0))? {
+        Step::MessageOfError => step::outcome(icmp_error::weft_translate_error(skb.skb, 0))?,
+        step => fragment_wait::go_on(skb, step, way)?,
+    };
+    if step == Step::FirstFragment { step::outcome(weft_translate_reply(skb.skb, 1)) } else { Ok(step) }
 }
 
 /// The same, and then gives the packet to the pod.
 #[inline(always)]
 pub(crate) fn translate_and_deliver(skb: &SkBuff, program: Program) -> Result<Verdict, DropReason> {
-    translate(skb)?;
-    Ok(Verdict::Decided(weft_deliver(skb.skb, program as u32)))
+    Ok(match translate(skb, Way::ToPod)? {
+        Step::Taken => Verdict::Taken,
+        _ => Verdict::Decided(weft_deliver(skb.skb, program as u32)),
+    })
 }
 
 /// Gives a packet to its pod of this node. `program` is the number of the program that would count a drop.
@@ -56,57 +60,53 @@ fn deliver(skb: &SkBuff) -> Result<Verdict, DropReason> {
     }
 }
 
-/// [`translate`] where there may be a flow.
+/// [`translate`] where there may be a flow. Of a first fragment it must have been said already what becomes of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weft_translate_reply(skb: *mut __sk_buff) -> i32 {
-    step::result(look_up(&SkBuff::new(skb)))
+extern "C" fn weft_translate_reply(skb: *mut __sk_buff, is_remembered: u32) -> i32 {
+    step::result(look_up(&SkBuff::new(skb), is_remembered != 0))
 }
 
 #[inline(always)]
-fn look_up(skb: &SkBuff) -> Result<Step, DropReason> {
+fn look_up(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
     let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
-    // What has no ports here belongs to no flow.
-    let Ok(Some(transport)) = header_chain::transport(skb, &packet) else { return Ok(Step::Nothing) };
+    let transport = match header_chain::transport(skb, &packet) {
+        Ok(Some(transport)) => transport,
+        Ok(None) => return Ok(Step::LaterFragment),
+        // What has no ports here belongs to no flow.
+        Err(_) => return Ok(Step::Nothing),
+    };
     match transport.protocol {
         ICMP | ICMPV6 => return Ok(Step::MessageOfError),
         protocol if !transport::has_flows(protocol) => return Ok(Step::Nothing),
         _ => (),
     }
+    if transport.is_fragment && !is_remembered {
+        return Ok(Step::FirstFragment);
+    }
     let Some(ports) = transport::ports(skb, transport) else { return Ok(Step::Nothing) };
     let key = transport::key(&packet, transport.protocol, ports);
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let Some(found) = flows::find(&key, now) else { return Ok(Step::Nothing) };
-    let becomes = found.flow();
-    // The pod may have the address of a former frontend, or of a former client.
-    if becomes.flags & flow::REPLY == 0 || Address::of_entry(&becomes.destination) != packet.destination {
+    let Some((found, becomes)) = flows::find(&key, now).map(|found| (found, found.flow())).filter(|(_, becomes)| {
+        // The pod may have the address of a former frontend, or of a former client.
+        becomes.flags & flow::REPLY != 0 && Address::of_entry(&becomes.destination) == packet.destination
+    }) else {
         return Ok(Step::Nothing);
-    }
-    answered(skb, transport, &key, found, &becomes, now)?;
+    };
+    answered(skb, transport, &key, found, &becomes, now);
     nat::write(skb, &packet, transport.at, &key, &becomes)?;
     Ok(Step::Done)
 }
 
 /// Writes down that a flow was answered.
 #[inline(always)]
-pub(crate) fn answered(
-    skb: &SkBuff,
-    transport: Transport,
-    key: &Key,
-    found: Found,
-    becomes: &Flow,
-    now: u64,
-) -> Result<(), DropReason> {
-    if transport.is_fragment {
-        return Err(DropReason::ServiceFragment);
-    }
+pub(crate) fn answered(skb: &SkBuff, transport: Transport, key: &Key, found: Found, becomes: &Flow, now: u64) {
     let signal = transport::signal(skb, transport);
     let other = flows::other_way(becomes, transport.protocol);
     // A refusal is no answer.
     if !found.answered && signal != Signal::Breaks {
         found.promote(key, &other);
     }
-    found.heard(&other, signal, now);
-    Ok(())
+    found.heard(key, &other, signal, now);
 }

@@ -48,6 +48,16 @@ pub(crate) fn find(
     }
 }
 
+/// Whether all packets to an address are a Service's, whatever their port.
+#[inline(always)]
+pub(crate) fn has_rules(address: &Address) -> Result<bool, DropReason> {
+    match find(address, [0; 2], 0, false) {
+        Ok(Some(_)) | Err(DropReason::ServiceRefused) => Ok(true),
+        Ok(None) => Ok(false),
+        Err(other) => Err(other),
+    }
+}
+
 /// The port of a Service behind a frontend. It is absent only while the agent takes the Service away.
 #[inline(always)]
 pub(crate) fn of(frontend: &Frontend) -> Result<&'static Service, DropReason> {

@@ -3,8 +3,10 @@
 
 use weft_common::reason::DropReason;
 
-/// What a step came to.
+/// What a step came to. As large as a reason, so that there is always a number in the place of that: in its stead the compiler may leave a
+/// pointer, with which the verifier lets nobody calculate.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Step {
     /// It did what it is for.
     Done,
@@ -12,11 +14,23 @@ pub(crate) enum Step {
     Nothing,
     /// The packet, which is as it was, may be an error message about one that was translated.
     MessageOfError,
+    /// The packet, which is as it was, is a fragment other than the first: see [`crate::fragment_wait`].
+    LaterFragment,
+    /// The packet, which is as it was, is the first fragment of one: what becomes of it must be remembered.
+    FirstFragment,
+    /// The same, and others wait for it.
+    Awaited,
+    /// The packet is kept, or was sent again: it goes no further.
+    Taken,
 }
 
 const DONE: i32 = 0;
 const NOTHING: i32 = 1;
 const MESSAGE_OF_ERROR: i32 = 2;
+const LATER_FRAGMENT: i32 = 3;
+const FIRST_FRAGMENT: i32 = 4;
+const AWAITED: i32 = 5;
+const TAKEN: i32 = 6;
 /// Reasons follow.
 const REASONS: i32 = 16;
 
@@ -31,6 +45,10 @@ pub(crate) const fn result(outcome: Result<Step, DropReason>) -> i32 {
         Ok(Step::Done) => DONE,
         Ok(Step::Nothing) => NOTHING,
         Ok(Step::MessageOfError) => MESSAGE_OF_ERROR,
+        Ok(Step::LaterFragment) => LATER_FRAGMENT,
+        Ok(Step::FirstFragment) => FIRST_FRAGMENT,
+        Ok(Step::Awaited) => AWAITED,
+        Ok(Step::Taken) => TAKEN,
         Err(reason) => REASONS + reason as i32,
     }
 }
@@ -42,6 +60,10 @@ pub(crate) const fn outcome(result: i32) -> Result<Step, DropReason> {
         DONE => Ok(Step::Done),
         NOTHING => Ok(Step::Nothing),
         MESSAGE_OF_ERROR => Ok(Step::MessageOfError),
+        LATER_FRAGMENT => Ok(Step::LaterFragment),
+        FIRST_FRAGMENT => Ok(Step::FirstFragment),
+        AWAITED => Ok(Step::Awaited),
+        TAKEN => Ok(Step::Taken),
         result => match DropReason::of_number((result - REASONS) as u32) {
             Some(reason) => Err(reason),
             None => Err(DropReason::HelperFailed),

@@ -8,6 +8,7 @@ use weft_common::services::{Flow, IN_CLUSTER, IN_LOCAL, flow};
 
 use crate::address::Address;
 use crate::flow::{self as flows, Signal};
+use crate::fragment_wait::{self, Way};
 use crate::header_chain;
 use crate::icmp_error::{self, ICMP, ICMPV6};
 use crate::packet::{self, Frame};
@@ -17,7 +18,7 @@ use crate::{maps, nat, new_flow, reply, service, transport};
 /// Gives the packet its backend's address; one that is for none stays as it was.
 #[inline(always)]
 pub(crate) fn translate(skb: &SkBuff) -> Result<Step, DropReason> {
-    let mut step = step::outcome(weft_translate(skb.skb))?;
+    let mut step = step::outcome(weft_translate(skb.skb, 0))?;
     if step == Step::MessageOfError {
         step = step::outcome(icmp_error::weft_translate_error(skb.skb, 1))?;
     }
@@ -25,23 +26,26 @@ pub(crate) fn translate(skb: &SkBuff) -> Result<Step, DropReason> {
         // Without a flow, or with one that does not go on.
         step = step::outcome(new_flow::weft_new_flow(skb.skb))?;
         if step == Step::Done {
-            step = step::outcome(weft_translate(skb.skb))?;
+            step = step::outcome(weft_translate(skb.skb, 0))?;
         }
     }
-    Ok(step)
+    match fragment_wait::go_on(skb, step, Way::ToService)? {
+        Step::FirstFragment => step::outcome(weft_translate(skb.skb, 1)),
+        step => Ok(step),
+    }
 }
 
-/// Translates a packet that has a flow.
+/// Translates a packet that has a flow. Of a first fragment it must have been said already what becomes of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weft_translate(skb: *mut __sk_buff) -> i32 {
-    step::result(go_on(&SkBuff::new(skb)))
+extern "C" fn weft_translate(skb: *mut __sk_buff, is_remembered: u32) -> i32 {
+    step::result(go_on(&SkBuff::new(skb), is_remembered != 0))
 }
 
 #[inline(always)]
-fn go_on(skb: &SkBuff) -> Result<Step, DropReason> {
+fn go_on(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
     let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
-    let Some(transport) = header_chain::transport(skb, &packet)? else { return Ok(Step::Nothing) };
+    let Some(transport) = header_chain::transport(skb, &packet)? else { return Ok(Step::LaterFragment) };
     if !flows::is_tracked(transport.protocol) {
         return Ok(Step::Nothing);
     }
@@ -54,13 +58,17 @@ fn go_on(skb: &SkBuff) -> Result<Step, DropReason> {
     let now = unsafe { bpf_ktime_get_ns() };
     let Some(found) = flows::find(&key, now) else { return Ok(Step::Nothing) };
     let becomes = found.flow();
+    let is_first = transport.is_fragment && !is_remembered;
     let destination = Address::of_entry(&becomes.destination);
     if becomes.flags & flow::REPLY != 0 {
         // A pod's own answer to itself. The client of any other flow was another pod of this node, and is gone.
         if !maps::is_endpoint_of(skb, &destination) {
             return Ok(Step::Nothing);
         }
-        reply::answered(skb, transport, &key, found, &becomes, now)?;
+        if is_first {
+            return Ok(Step::FirstFragment);
+        }
+        reply::answered(skb, transport, &key, found, &becomes, now);
     } else {
         let signal = transport::signal(skb, transport);
         let other = flows::other_way(&becomes, transport.protocol);
@@ -68,10 +76,10 @@ fn go_on(skb: &SkBuff) -> Result<Step, DropReason> {
             flows::forget(&key, &other);
             return Ok(Step::Nothing);
         }
-        if transport.is_fragment {
-            return Err(DropReason::ServiceFragment);
+        if is_first {
+            return Ok(Step::FirstFragment);
         }
-        found.heard(&other, signal, now);
+        found.heard(&key, &other, signal, now);
     }
     nat::write(skb, &packet, transport.at, &key, &becomes)?;
     Ok(Step::Done)

@@ -1,6 +1,6 @@
 //! What a program decided, and what the kernel is told.
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_STOLEN, TC_ACT_UNSPEC};
 use weft_common::reason::{DropReason, Program};
 
 use crate::maps;
@@ -11,6 +11,8 @@ pub(crate) enum Verdict {
     Pass,
     /// It goes to another device. The helper that named the device gave this action.
     Redirect(i32),
+    /// It is kept for later, or was sent again: nobody sees it any more, and nothing is lost.
+    Taken,
     /// Another step decided, and counted what it dropped. This is its action.
     Decided(i32),
 }
@@ -20,6 +22,7 @@ pub(crate) enum Verdict {
 pub(crate) fn action(program: Program, decision: Result<Verdict, DropReason>) -> i32 {
     match decision {
         Ok(Verdict::Pass) => TC_ACT_UNSPEC,
+        Ok(Verdict::Taken) => TC_ACT_STOLEN as i32,
         Ok(Verdict::Redirect(action) | Verdict::Decided(action)) => action,
         Err(reason) => {
             maps::count(program, reason);

@@ -61,6 +61,7 @@ const NODES: [ClusterNode; 5] = [
 /// What programs return (`linux/pkt_cls.h`).
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_STOLEN: i32 = 4;
 const TC_ACT_REDIRECT: i32 = 7;
 
 /// What a program made of a packet.
@@ -74,6 +75,8 @@ pub(crate) enum Outcome {
     Refused(Vec<u8>),
     /// It went, as these bytes, to another device.
     Redirected(Vec<u8>),
+    /// It is kept, or was sent again: it goes no further.
+    Taken,
     /// It was dropped, and counted.
     Dropped(DropReason),
 }
@@ -155,6 +158,7 @@ impl Datapath {
         match (action, counted.as_slice()) {
             (TC_ACT_UNSPEC, []) if out == frame => Outcome::Passed,
             (TC_ACT_UNSPEC, []) => Outcome::Changed(out),
+            (TC_ACT_STOLEN, []) => Outcome::Taken,
             (TC_ACT_REDIRECT, []) => Outcome::Redirected(out),
             (TC_ACT_REDIRECT, &[(counted_for, DropReason::ServiceRefused, 1)]) if counted_for == program => {
                 Outcome::Refused(out)

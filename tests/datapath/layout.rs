@@ -6,6 +6,7 @@ use std::path::Path;
 
 use weft_agent::datapath::map_shapes::MapShape;
 use weft_common::entries::{Config, Endpoint, LOCAL, Node, NodeAddress};
+use weft_common::fragments::{Datagram, DatagramKey, Held, HeldKey};
 use weft_common::layout::{LAYOUT_VERSION, PIN_DIRECTORY, program};
 use weft_common::reason::{DropReason, Program, SOCKET, counter_index};
 use weft_common::services::{
@@ -93,6 +94,18 @@ const FIELDS: &[(&str, usize)] = &[
     at!(Tracked, tcp),
     at!(Tracked, udp),
     at!(Tracked, sctp),
+    at!(DatagramKey, source),
+    at!(DatagramKey, destination),
+    at!(DatagramKey, identification),
+    at!(DatagramKey, protocol),
+    at!(Datagram, source),
+    at!(Datagram, destination),
+    at!(Datagram, at),
+    at!(HeldKey, datagram),
+    at!(HeldKey, slot),
+    at!(Held, at),
+    at!(Held, length),
+    at!(Held, bytes),
 ];
 
 /// Numbers with a meaning of their own.

@@ -28,6 +28,8 @@ mod services_choice;
 mod services_errors;
 mod services_errors_heard;
 mod services_flows;
+mod services_fragments;
+mod services_fragments_order;
 mod services_histories;
 mod services_nat;
 mod services_packets;

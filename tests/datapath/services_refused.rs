@@ -291,23 +291,3 @@ fn addresses_that_no_service_has_never_leave_the_node() {
         services.remove_cidr(cidr);
     }
 }
-
-#[test]
-fn fragments_to_a_service_are_dropped_and_counted() {
-    let datapath = Datapath::load();
-    let services = Services::open(pins());
-    for case in Case::all() {
-        services.set(&case.service(&[case.family.other_pod], 8080));
-        let fragment = || dropped(DropReason::ServiceFragment);
-        let frame = case.frame.clone();
-        expect(&datapath, PROGRAM, &case.name(), &frame.clone().fragment(0, true), fragment());
-        expect(&datapath, PROGRAM, &case.name(), &frame.clone().fragment(9, true), fragment());
-        expect(&datapath, PROGRAM, &case.name(), &frame.clone().fragment(9, false), fragment());
-        // With a flow there already.
-        assert!(matches!(datapath.run(PROGRAM, &frame.bytes()), Outcome::Redirected(_)));
-        expect(&datapath, PROGRAM, &case.name(), &frame.clone().fragment(0, true), fragment());
-        // Fragments to others go on.
-        let other = to(&frame, case.family.outside, 53).fragment(9, false);
-        expect(&datapath, PROGRAM, &case.name(), &other, Outcome::Passed);
-    }
-}

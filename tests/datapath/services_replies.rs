@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use weft_common::reason::{DropReason, Program};
+use weft_common::reason::Program;
 
 use crate::datapath::{Datapath, Outcome, into_the_overlay, pins, to_other_pod};
-use crate::frames::{Frame, UDP};
+use crate::frames::Frame;
 use crate::services::Services;
 use crate::services_packets::{Case, SERVICE_PORT, answer, at, from, to};
 use crate::services_to_backend::{expect, up};
@@ -110,17 +110,6 @@ fn two_addresses_with_the_same_backend_keep_their_answers_apart() {
             expect(&datapath, Program::FromPod, &case.name(), &answer(&asked), to_other_pod(&answer(&one)));
             expect(&datapath, Program::FromPod, &case.name(), &answer(&asked_other), to_other_pod(&answer(&other)));
         }
-    }
-}
-
-#[test]
-fn the_first_fragment_of_an_answer_is_dropped_and_counted() {
-    let datapath = Datapath::load();
-    let services = Services::open(pins());
-    for case in Case::all().filter(|case| case.protocol == UDP) {
-        let asked = dial(&datapath, &services, &case, case.family.outside);
-        let dropped = Outcome::Dropped(DropReason::ServiceFragment);
-        expect(&datapath, Program::ToPod, &case.name(), &answer(&asked).fragment(0, true), dropped);
     }
 }
 

@@ -84,16 +84,17 @@ impl Cluster {
 
     /// As names are asked for: each question from a socket of its own.
     fn datagrams(&self, server: &UdpSocket, address: SocketAddr) -> Result<()> {
-        let mut buffer = [0; 1 << 12];
-        for size in [0, 1, 33, 512, 1300].into_iter().cycle().take(20) {
+        let mut buffer = [0; 1 << 16];
+        // The last ones come in fragments.
+        for size in [0, 1, 33, 512, 1300, 4096, 8192, 65_000].into_iter().cycle().take(24) {
             let client = self.udp(address)?;
-            client.send(&vec![size as u8; size])?;
+            client.send(&content(size))?;
             let (length, from) = server.recv_from(&mut buffer).context("no question")?;
-            ensure!(buffer[..length] == vec![size as u8; size], "a question of {size} bytes came otherwise");
+            ensure!(buffer[..length] == content(size), "a question of {size} bytes came otherwise");
             server.send_to(&buffer[..length], from)?;
             // It is connected: what comes from elsewhere is not for it.
             let length = client.recv(&mut buffer).context("no answer")?;
-            ensure!(buffer[..length] == vec![size as u8; size], "an answer of {size} bytes came otherwise");
+            ensure!(buffer[..length] == content(size), "an answer of {size} bytes came otherwise");
         }
         Ok(())
     }
@@ -106,6 +107,11 @@ impl Cluster {
         client.connect(address)?;
         Ok(client)
     }
+}
+
+/// Bytes that are different at every place.
+fn content(size: usize) -> Vec<u8> {
+    (0..=250).cycle().take(size).collect()
 }
 
 /// What clients dial.

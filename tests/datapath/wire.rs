@@ -39,7 +39,7 @@ impl Bed {
     }
 
     /// What a pod sends towards its gateway.
-    fn sent_by_pod(&self, index: usize, frame: Frame) -> Frame {
+    pub(crate) fn sent_by_pod(&self, index: usize, frame: Frame) -> Frame {
         let endpoint = self.node.pods[index].endpoint;
         frame.macs(endpoint.pod_mac, endpoint.host_mac)
     }
@@ -51,7 +51,7 @@ impl Bed {
     }
 
     /// A frame in VXLAN, from an address of the other node to this one.
-    fn vxlan(&self, outer_source: IpAddr, vni: u32, inner: &[u8]) -> Vec<u8> {
+    pub(crate) fn vxlan(&self, outer_source: IpAddr, vni: u32, inner: &[u8]) -> Vec<u8> {
         vxlan(outer_source, self.underlay.node_address(1), vni, inner)
     }
 

@@ -7,6 +7,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{MapData, MapError, MapType};
 use weft_common::address::AddressBytes;
 use weft_common::entries::{self, Config, Endpoint, Node, NodeAddress};
+use weft_common::fragments::{self, Datagram, DatagramKey, Held, HeldKey};
 use weft_common::layout::map;
 use weft_common::reason::{COUNTERS, REASONS_MAX};
 use weft_common::services::{
@@ -53,6 +54,10 @@ impl MapShape {
         (map::FLOWS, Self::least_recently_used::<FlowKey, Flow>(services::MAX_FLOWS)),
         (map::NEW_FLOWS, Self::least_recently_used::<FlowKey, Flow>(services::MAX_NEW_FLOWS)),
         (map::TRACKED, Self::array::<Tracked>()),
+        (map::DATAGRAMS, Self::least_recently_used::<DatagramKey, Datagram>(fragments::MAX_DATAGRAMS)),
+        (map::HELD_FRAGMENTS, Self::least_recently_used::<HeldKey, Held>(fragments::MAX_HELD)),
+        (map::FRAGMENT_BUFFER, Self::of::<u32, Held>(MapType::PerCpuArray, 1, 0)),
+        (map::FRAGMENT_PAIRS, Self::of::<u32, u64>(MapType::Array, fragments::FRAGMENT_PAIRS, 0)),
         (map::SOCKET_FLOWS, Self::least_recently_used::<SocketFlowKey, SocketFlow>(services::MAX_SOCKET_FLOWS)),
         // Its key is a socket's descriptor, and it has as many entries as there are sockets.
         (map::SOCKET_PEERS, Self::of::<u32, SocketPeer>(MapType::SkStorage, 0, NO_PREALLOC)),

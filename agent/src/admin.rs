@@ -25,7 +25,7 @@ use crate::model::services::ObjectName;
 use crate::overlay::driver::Question;
 use crate::overlay::plan::Blocked;
 use crate::overlay::reconcile::Comparison;
-use crate::report::{self, Address, Held, NodesReport, RoutesReport, ServicesReport, Source};
+use crate::report::{self, Address, Held, NodesReport, RoutesReport, ServiceNames, ServicesReport, Source};
 use crate::services;
 use crate::services::plan::ServicePlan;
 use crate::services::snapshot::Which;
@@ -121,6 +121,7 @@ pub async fn serve(
         .route("/pods", get(pods))
         .route("/services", get(|State(admin): State<Arc<Admin>>| async move { services(&admin, None).await }))
         .route("/services/{*of}", get(service))
+        .route("/service-names", get(service_names))
         .route("/drops", get(drops))
         .with_state(Arc::new(Admin { view, state_directory, questions }));
     axum::serve(listener, router).await
@@ -178,6 +179,15 @@ async fn services(admin: &Admin, of: Option<&str>) -> Response {
         };
     }
     Json(report).into_response()
+}
+
+/// What the command calls services by, which it finds in the maps itself.
+async fn service_names(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.plans(Which::All).await {
+        Err(gone) => gone,
+        Ok(Ok(plans)) => Json(ServiceNames::new(plans)).into_response(),
+        Ok(Err(problems)) => Json(ServiceNames { problems, ..ServiceNames::default() }).into_response(),
+    }
 }
 
 async fn drops(State(admin): State<Arc<Admin>>) -> Response {

@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod config;
 pub mod datapath;
 pub mod feed;
+pub mod flows;
 pub mod health;
 #[cfg(test)]
 mod health_tests;
@@ -19,6 +20,7 @@ pub mod model;
 pub mod offline;
 pub mod overlay;
 pub mod pods;
+pub mod program_costs;
 pub mod readiness;
 pub mod reclaim;
 pub mod report;

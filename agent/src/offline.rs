@@ -18,6 +18,7 @@ use crate::model::problem::Problem;
 use crate::overlay::state::OverlayState;
 use crate::overlay::way::{Device, UnderlayDevice};
 use crate::pods;
+use crate::program_costs;
 use crate::report::{
     self, Address, DropsReport, Held, NodesReport, PeerReport, PodsReport, RoutesReport, ServicesReport,
     ServicesStatus, Source, Status,
@@ -133,6 +134,7 @@ impl Offline {
             pod_mtu_bytes: self.facts.as_ref().map(|facts| facts.mtu),
             sync_age_seconds: None,
             services: self.services_status(cgroup_root),
+            programs: Some(program_costs::status(&self.pin_directory)),
             drops,
         })
     }
@@ -160,7 +162,8 @@ pub fn services(pin_directory: &Path, of: Option<&str>) -> Result<ServicesReport
     Ok(ServicesReport { source: Source::Offline, problems: vec![agent_away()], services })
 }
 
-fn agent_away() -> Problem {
+/// Why nobody but the maps answers.
+pub fn agent_away() -> Problem {
     Problem::new(
         "weft-agent",
         "it does not answer on its socket: pods keep their network, new nodes and changes are not seen",

@@ -16,6 +16,7 @@ use crate::overlay::driver::Snapshot;
 use crate::overlay::reconcile::Pass;
 use crate::overlay::state::Change;
 use crate::overlay::way::{FastPath, UnderlayDevice};
+use crate::program_costs;
 use crate::readiness;
 use crate::report::{
     self, ApiServerStatus, DropsReport, FastPathSupport, KernelStatus, ServicesStatus, SocketsMode, Source, Status,
@@ -142,6 +143,7 @@ impl View {
             underlay: comparison.map(|comparison| comparison.underlay.clone()),
             sync_age_seconds: snapshot.in_sync.map(age_seconds),
             services: Some(self.services.status(&self.pin_directory)),
+            programs: Some(program_costs::status(&self.pin_directory)),
             drops: drops.drops,
         }
     }

@@ -3,6 +3,8 @@
 
 mod ask;
 mod drops;
+mod flow_lines;
+mod flows;
 mod nodes;
 mod pods;
 mod routes;
@@ -21,6 +23,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use weft_agent::config::{CGROUP_ROOT, STATE_DIRECTORY};
 use weft_agent::offline::{self, Offline};
+use weft_agent::program_costs;
 use weft_agent::report::{self, DropsReport, PodsReport};
 use weft_common::layout::PIN_DIRECTORY;
 
@@ -52,7 +55,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Question {
     /// Healthy or not, why, and what to do (exit code 1 when not healthy)
-    Status,
+    Status {
+        /// Has the kernel count the time in weft's programs for so many seconds, and tells what a packet cost in each
+        #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+        measure: Option<Duration>,
+    },
     /// Every node: its addresses, its podCIDRs, and whether this node can reach it
     Nodes,
     /// What routes should be there beside what the kernel has
@@ -68,6 +75,11 @@ enum Question {
         /// Only this one: namespace/name, name, or an address that clients dial (10.96.0.10, 10.96.0.10:53, [fd00::a]:53)
         #[arg(value_name = "NAME-OR-ADDRESS")]
         name: Option<String>,
+    },
+    /// Translated flows, sockets that were led to a backend, and where clients stay: whose they are, how far, for how long
+    Flows {
+        #[command(flatten)]
+        words: flows::Words,
     },
     /// Packets that weft did not let through, by program and reason, and what to do
     Drops {
@@ -88,7 +100,7 @@ enum Output {
 /// Exit code when there is no answer at all. 1 is for an answer that is bad news.
 const NO_ANSWER: u8 = 2;
 /// The same for people.
-const EXIT_CODES: &str = "Exit codes: 0 the answer; 1 bad news (status: not healthy; pods, services: none or several of that name or address); 2 no answer.";
+const EXIT_CODES: &str = "Exit codes: 0 the answer; 1 bad news (status: not healthy; pods, services, flows: none or several of that name or address); 2 no answer.";
 
 /// The seconds between two looks. More often than ten times a second would measure the looking.
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -112,11 +124,16 @@ async fn main() -> ExitCode {
 async fn answer(arguments: &Arguments) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let text = match &arguments.question {
-        Question::Status => {
-            let status = match ask::agent(&arguments.state_directory, "/status").await? {
+        Question::Status { measure } => {
+            let measured = match measure {
+                Some(span) => Some(program_costs::measure(&arguments.pin_directory, *span).await?),
+                None => None,
+            };
+            let mut status = match ask::agent(&arguments.state_directory, "/status").await? {
                 Answer::Agent(status) => status,
                 Answer::Away => offline(arguments).await?.status(&arguments.cgroup_root)?,
             };
+            status.programs = measured.or(status.programs);
             if !status.healthy {
                 code = ExitCode::FAILURE;
             }
@@ -180,6 +197,7 @@ async fn answer(arguments: &Arguments) -> Result<ExitCode> {
             }
             render(arguments.output, &report, service_details::details)?
         }
+        Question::Flows { words } => return flows::run(arguments, words).await,
         Question::Drops { watch: Some(period) } => {
             return watch::run(*period, arguments.output == Output::Json, || drops(arguments)).await;
         }
@@ -230,7 +248,7 @@ mod tests {
     #[test]
     fn the_help_lists_every_verb_in_one_line_and_the_exit_codes() {
         let help = Arguments::command().render_help().to_string();
-        for verb in ["status", "nodes", "routes", "pods", "services", "drops"] {
+        for verb in ["status", "nodes", "routes", "pods", "services", "flows", "drops"] {
             let lines: Vec<_> =
                 help.lines().filter(|line| line.trim_start().starts_with(&format!("{verb} "))).collect();
             assert!(lines.len() == 1 && lines[0].len() > 30, "{verb} in\n{help}");

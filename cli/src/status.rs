@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use weft_agent::report::{
-    self, ApiServerStatus, FastPathSupport, PeerReport, ServicesStatus, SocketsMode, Source, Status,
+    self, ApiServerStatus, FastPathSupport, PeerReport, ProgramReport, ProgramsStatus, ServicesStatus, SocketsMode,
+    Source, Status,
 };
 use weft_common::layout::OVERLAY_DEVICE;
 
@@ -64,6 +65,10 @@ pub(crate) fn text(status: &Status) -> String {
             let _ = writeln!(text, "{name:<12} {}", value.1);
         }
     }
+    if let Some(programs) = &status.programs {
+        let _ = writeln!(text, "{:<12} {}", "Programs", self::programs(programs));
+        text += &costs(programs);
+    }
     text += &ways(&status.peers);
     text += &problems("\nNot healthy because:", &status.reasons);
     text += &problems("\nProblems elsewhere:", &status.problems);
@@ -95,6 +100,33 @@ fn services(services: &ServicesStatus) -> Vec<(bool, String)> {
     lines.push(format!("{attached} of {wanted} programs for sockets attached{whose}"));
     lines.extend(services.socket_programs_missing.iter().map(|missing| format!("NOT ATTACHED: {missing}")));
     lines.into_iter().enumerate().map(|(index, line)| (index == 0, line)).collect()
+}
+
+/// The programs in one line.
+fn programs(status: &ProgramsStatus) -> String {
+    let most = status.programs.iter().filter_map(|program| Some((program.verified_instructions?, &program.name))).max();
+    let most = most.map(|(number, name)| format!(", verified in {number} instructions at most ({name})"));
+    let missing: String =
+        status.problems.iter().map(|problem| format!("; NO {}: {}", problem.object, problem.reason)).collect();
+    let counted = if status.next_step.is_some() { "; what a packet costs: --measure 5" } else { "" };
+    format!("{} loaded{}{missing}{counted}", status.programs.len(), most.unwrap_or_default())
+}
+
+/// What a packet costs in each program, where that was counted.
+fn costs(status: &ProgramsStatus) -> String {
+    if status.measured_seconds.is_none() && !status.counting {
+        return String::new();
+    }
+    let when = status
+        .measured_seconds
+        .map_or_else(|| "as far as it was ever counted".to_owned(), |seconds| format!("counted for {seconds:.1} s"));
+    let row = |program: &ProgramReport| {
+        let verified = program.verified_instructions.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let cost = program.nanoseconds_per_run.map_or_else(|| "-".to_owned(), |cost| format!("{cost:.0}"));
+        [program.name.clone(), verified, program.translated_bytes.to_string(), program.runs.to_string(), cost]
+    };
+    let table = table(["PROGRAM", "VERIFIED", "BYTES", "RUNS", "NS-PER-RUN"], status.programs.iter().map(row));
+    format!("\nTime in programs, {when}:\n{table}")
 }
 
 /// Which way packets take to the peers: of each, or of many together.
@@ -163,6 +195,7 @@ mod tests {
             pod_mtu_bytes: Some(1450),
             sync_age_seconds: Some(7.4),
             services: None,
+            programs: None,
             drops: Vec::new(),
         }
     }
@@ -209,6 +242,39 @@ mod tests {
         assert!(late.contains("a change has WAITED to be in the maps for 3 min"), "{late}");
         let offline = told(ServicesStatus { services: None, sync_age_seconds: None, sockets: None, ..services });
         assert!(offline.contains("Services     5 ports,") && offline.contains("from the maps"), "{offline}");
+    }
+
+    #[test]
+    fn programs_are_one_line_and_a_table_where_their_time_was_counted() {
+        let program = |name: &str, verified_instructions, nanoseconds_per_run: Option<f64>| ProgramReport {
+            name: name.to_owned(),
+            id: 7,
+            verified_instructions,
+            translated_bytes: 800,
+            compiled_bytes: 600,
+            runs: u64::from(nanoseconds_per_run.is_some()) * 12,
+            nanoseconds_per_run,
+        };
+        let programs = ProgramsStatus {
+            counting: false,
+            measured_seconds: None,
+            next_step: Some("measure".to_owned()),
+            problems: Vec::new(),
+            programs: vec![program("from_pod", Some(4321), Some(271.4)), program("to_pod", Some(99), None)],
+        };
+        let told = |programs: ProgramsStatus| text(&Status { programs: Some(programs), ..status() });
+        let idle = told(programs.clone());
+        let line = "Programs     2 loaded, verified in 4321 instructions at most (from_pod); what a packet costs: --measure 5\n";
+        assert!(idle.contains(line) && !idle.contains("NS-PER-RUN"), "{idle}");
+        let measured = told(ProgramsStatus { measured_seconds: Some(2.0), next_step: None, ..programs });
+        assert!(
+            measured.contains("\nTime in programs, counted for 2.0 s:\nPROGRAM   VERIFIED  BYTES  RUNS  NS-PER-RUN\n"),
+            "{measured}"
+        );
+        assert!(
+            measured.contains("from_pod  4321      800    12    271\nto_pod    99        800    0     -\n"),
+            "{measured}"
+        );
     }
 
     fn peer(number: u8) -> PeerReport {

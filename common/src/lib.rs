@@ -9,5 +9,6 @@ pub mod address;
 pub mod entries;
 pub mod fragments;
 pub mod layout;
+pub mod patience;
 pub mod reason;
 pub mod services;

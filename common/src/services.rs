@@ -361,7 +361,7 @@ pub const MAX_NEW_FLOWS: u32 = 32_768;
 mod user {
     use super::{
         Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, PodAddresses, Service, ServicesConfig,
-        Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey, SourceRangeKey, Tracked,
+        Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey, SocketPeer, SourceRangeKey, Tracked,
     };
 
     macro_rules! plain {
@@ -387,6 +387,7 @@ mod user {
         PodAddresses,
         SocketFlowKey,
         SocketFlow,
+        SocketPeer,
         FlowKey,
         Flow,
         Tracked,

@@ -26,6 +26,7 @@ mod kernel_ways;
 mod masquerade;
 mod operators;
 mod operators_drops;
+mod operators_flows;
 mod operators_services;
 mod plugin;
 mod plugin_check;

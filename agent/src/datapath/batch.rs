@@ -2,6 +2,7 @@
 //! maps later.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::bpf_calls::{self, BatchAttributes, ElementAttributes, command};
@@ -107,6 +108,17 @@ impl<'a> RawMap<'a> {
 
     fn read_batches(&self) -> io::Result<Entries> {
         let mut read = Entries::default();
+        self.walk(|keys, values| {
+            read.keys.extend_from_slice(keys);
+            read.values.extend_from_slice(values);
+            ControlFlow::Continue(())
+        })?;
+        Ok(read)
+    }
+
+    /// Gives all entries to `read`, as keys and as many values, a batch at a time, until it has seen enough. Others may change the map
+    /// meanwhile: what is there all the time is given once. An LRU map does not take it for use.
+    pub(super) fn walk(&self, mut read: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
         // Where to go on: a number, or a key.
         let mut cursors = [0; 2].map(|byte: u8| vec![byte; self.key_size.max(size_of::<u64>())]);
         let (mut keys, mut values) = (vec![0; BATCH * self.key_size], vec![0; BATCH * self.value_size]);
@@ -130,14 +142,13 @@ impl<'a> RawMap<'a> {
                 Err(error) => return Err(error),
             };
             let count = (attributes.count as usize).min(BATCH);
-            read.keys.extend_from_slice(&keys[..count * self.key_size]);
-            read.values.extend_from_slice(&values[..count * self.value_size]);
-            if is_last {
+            let flow = read(&keys[..count * self.key_size], &values[..count * self.value_size]);
+            if is_last || flow.is_break() {
                 break;
             }
             cursors.swap(0, 1);
         }
-        Ok(read)
+        Ok(())
     }
 
     fn read_singly(&self) -> io::Result<Entries> {

@@ -86,7 +86,7 @@ impl HostSockets {
     }
 
     /// Sends a request and gives each answer to `read`, until the last one.
-    fn ask<M>(&mut self, message: M, flags: u16, mut read: impl FnMut(&[u8])) -> Result<(), NetlinkError>
+    pub(super) fn ask<M>(&mut self, message: M, flags: u16, mut read: impl FnMut(&[u8])) -> Result<(), NetlinkError>
     where
         M: NetlinkSerializable,
         NetlinkMessage<M>: From<M>,

@@ -11,6 +11,7 @@ pub mod fake_services;
 #[cfg(test)]
 mod fake_tests;
 mod filters;
+pub mod flow_maps;
 mod host_sockets;
 mod identity;
 pub mod interest;
@@ -30,6 +31,7 @@ pub mod pins;
 pub mod pod_interfaces;
 mod pod_links;
 pub mod probe;
+pub mod program_facts;
 pub mod programs;
 pub mod requests;
 pub mod requirements;
@@ -39,6 +41,7 @@ pub mod service_maps;
 mod service_writes;
 pub mod socket_links;
 pub mod socket_programs;
+pub mod steered_sockets;
 pub mod sysctl;
 mod underlay_filters;
 

@@ -194,7 +194,7 @@ fn copy(error: &io::Error) -> io::Error {
 }
 
 /// A key or value of as many bytes as it has.
-fn of_bytes<T: Pod>(bytes: &[u8]) -> T {
+pub(super) fn of_bytes<T: Pod>(bytes: &[u8]) -> T {
     assert_eq!(bytes.len(), size_of::<T>());
     // SAFETY: there are as many bytes as the type has, and any bytes are a value of it.
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }

@@ -4,11 +4,15 @@
 mod drops;
 #[cfg(test)]
 mod fixture;
+mod flows;
+#[cfg(test)]
+mod flows_tests;
 mod nodes;
 mod pod_damage;
 mod pods;
 #[cfg(test)]
 mod pods_tests;
+mod programs;
 mod routes;
 mod service_maps;
 mod services;
@@ -20,9 +24,14 @@ mod ways;
 use serde::{Deserialize, Serialize};
 
 pub use drops::{Drop, DropsReport, counters, drops, is_possible, sender_told};
+pub use flows::{
+    FlowFilter, FlowKind, FlowReport, FlowService, FlowState, ServiceName, ServiceNames, affinity, forward_key,
+    packets, tcp_socket, udp_socket,
+};
 pub use nodes::{NodeReport, NodesReport, nodes, nodes_of_maps};
 pub use pod_damage::{Damage, DamageKind};
 pub use pods::{Evidence, PodCounters, PodReport, PodsReport, Records, pods, select};
+pub use programs::{ProgramReport, ProgramsStatus, programs};
 pub use routes::{RouteReport, RouteState, RoutesReport, owners, routes, routes_of_maps};
 pub use service_maps::Held;
 pub use services::{Address, FrontendReport, Policy, ServicePortReport, ServiceReport, ServicesReport, services};

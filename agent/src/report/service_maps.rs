@@ -268,7 +268,7 @@ fn frontend_key(dialled: SocketAddr, protocol: Protocol) -> FrontendKey {
     FrontendKey { address, port, protocol: protocol.number(), zero: 0 }
 }
 
-fn protocol(number: u8) -> Option<Protocol> {
+pub(super) fn protocol(number: u8) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.number() == number)
 }
 

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use weft_common::services::SOCKETS_OF_HOST_ONLY;
 
-use super::{Drop, PeerReport, Source};
+use super::{Drop, PeerReport, ProgramsStatus, Source};
 use crate::datapath::socket_links::SocketLinks;
 use crate::model::problem::Problem;
 use crate::overlay::state::Underlay;
@@ -61,6 +61,9 @@ pub struct Status {
     /// Services on this node; absent where even the maps cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<ServicesStatus>,
+    /// The programs, and what a packet costs in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub programs: Option<ProgramsStatus>,
     /// Counters of what our programs dropped or refused, without those that are zero.
     pub drops: Vec<Drop>,
 }

@@ -34,7 +34,8 @@ fn begin(skb: &SkBuff) -> Result<Step, DropReason> {
     };
     if !transport::has_flows(transport.protocol) {
         // An echo is refused as everything else is that a Service does not serve.
-        return service::find(&packet.destination, [0; 2], transport.protocol, false).map(|_| Step::Nothing);
+        service::find(&packet.destination, [0; 2], transport.protocol, false)?;
+        return Ok(if transport.is_fragment { Step::FirstFragment } else { Step::Nothing });
     }
     let Some(ports) = transport::ports(skb, transport) else {
         return refuse_parts(&packet);

@@ -76,13 +76,14 @@ fn look_up(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
         // What has no ports here belongs to no flow.
         Err(_) => return Ok(Step::Nothing),
     };
+    if transport.is_fragment && !is_remembered {
+        // Of any protocol: those that follow it may wait to learn that it stays as it is.
+        return Ok(Step::FirstFragment);
+    }
     match transport.protocol {
         ICMP | ICMPV6 => return Ok(Step::MessageOfError),
         protocol if !transport::has_flows(protocol) => return Ok(Step::Nothing),
         _ => (),
-    }
-    if transport.is_fragment && !is_remembered {
-        return Ok(Step::FirstFragment);
     }
     let Some(ports) = transport::ports(skb, transport) else { return Ok(Step::Nothing) };
     let key = transport::key(&packet, transport.protocol, ports);

@@ -224,6 +224,41 @@ fn a_client_port_is_used_again_after_the_end_of_a_connection() {
     }
 }
 
+/// A connection that both sides have ended.
+fn ended(node: &Dialled, case: &Case) {
+    node.goes_to(case, "first", &case.frame, 8080);
+    node.answers(case, "answer", &case.frame, 8080);
+    node.goes_to(case, "FIN", &segment(case.frame.clone(), FIN | ACK), 8080);
+    node.answers(case, "FIN of the backend", &segment(case.frame.clone(), FIN | ACK), 8080);
+}
+
+#[test]
+fn a_connection_that_has_ended_is_over_two_minutes_later() {
+    let mut node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == TCP) {
+        node.serve(&case, 8080);
+        ended(&node, &case);
+        let last = segment(case.frame.clone(), ACK);
+        node.services.age(&case.frame, 118);
+        node.goes_to(&case, "within two minutes", &last, 8080);
+        node.services.age(&case.frame, 121);
+        let outcome = node.datapath.run(PROGRAM, &last.bytes());
+        assert!(matches!(outcome, Outcome::Refused(_)), "{}: {outcome:?}", case.name());
+    }
+}
+
+#[test]
+fn a_connection_in_the_place_of_one_that_has_ended_begins_anew_with_the_same_backend_too() {
+    let node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == TCP) {
+        node.serve(&case, 8080);
+        ended(&node, &case);
+        node.goes_to(&case, "again", &case.frame, 8080);
+        let (flow, answered) = node.services.flow(&case.frame).unwrap();
+        assert_eq!((flow.flags, answered), (0, false), "{}: {flow:?}", case.name());
+    }
+}
+
 #[test]
 fn a_connection_that_one_side_has_ended_goes_on() {
     let node = Dialled::new();

@@ -7,7 +7,7 @@ use weft_common::reason::{DropReason, Program};
 use crate::datapath::{Datapath, Outcome, into_the_overlay, pins, to_other_pod, to_this_pod};
 use crate::frames::{Content, ETHERNET, FRAGMENT, Frame, SCTP, UDP};
 use crate::services::Services;
-use crate::services_packets::{Case, SERVICE_PORT, answer, from, to};
+use crate::services_packets::{Case, SERVICE_PORT, answer, at, from, to};
 use crate::services_to_backend::{expect, up};
 
 /// The port of backends.
@@ -84,6 +84,35 @@ fn fragments_to_a_service_follow_their_first_one_to_the_backend() {
             let packet = packet.clone().source_port(4000 + number);
             let translated = to(&packet, backend, PORT);
             follow(&datapath, Program::FromPod, &case.name(), [&packet, &translated], number, outcome);
+        }
+    }
+}
+
+#[test]
+fn fragments_of_protocols_without_ports_go_on_between_addresses_that_a_flow_has() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in cases() {
+        let family = case.family;
+        datapath.stand_at(10);
+        services.set(&case.service(&[family.other_pod], PORT).and_at(&at(family.external_ip, SERVICE_PORT), 0));
+        for asking in [case.frame.clone(), to(&case.frame, family.external_ip, SERVICE_PORT)] {
+            assert!(matches!(datapath.run(Program::FromPod, &asking.bytes()), Outcome::Redirected(_)));
+        }
+        let echo = if case.frame.source.is_ipv4() { (1, 8) } else { (58, 128) };
+        for ((protocol, first_byte), number) in [echo, (47, 0)].into_iter().zip(1..) {
+            let mut payload = vec![0; 1900];
+            payload[0] = first_byte;
+            let number = number + u16::from(case.protocol);
+            let frame = case.frame.clone().content(Content::Other(protocol, payload));
+            let what = format!("protocol {protocol}, {}", case.name());
+            datapath.stand_at(10);
+            let up = Frame { destination: family.external_ip.parse().unwrap(), ..frame.clone() };
+            follow(&datapath, Program::FromPod, &what, [&up, &up], number, |_| Outcome::Passed);
+            datapath.stand_at(11);
+            let [source, destination] = [family.other_pod, family.pod].map(|address| address.parse().unwrap());
+            let plain = Frame { source, destination, ..frame };
+            follow(&datapath, Program::FromPod, &what, [&plain, &plain], number, to_other_pod);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! For how long a flow of the packet path lives without a packet.
+//! For how long a flow of the packet path lives without a packet: the same for the programs and for whoever looks at their maps.
 
 use crate::services::flow;
 

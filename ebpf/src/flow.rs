@@ -5,6 +5,7 @@
 //! goes into FLOWS before it leaves NEW_FLOWS, and is looked for in NEW_FLOWS first: so it is found at any time.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use weft_common::patience;
 use weft_common::reason::DropReason;
 use weft_common::services::{Flow, FlowKey, PortBytes, flow};
 
@@ -39,25 +40,6 @@ pub(crate) enum Signal {
     Ends,
     /// There is no connection any more: RST, ABORT, SHUTDOWN COMPLETE.
     Breaks,
-}
-
-/// Seconds without a packet after which a flow is over. They are those of the kernel's conntrack, but for TCP that was answered:
-/// there it is what kube-proxy sets. Conntrack tells more states apart; a connection that is half open or half closed counts
-/// as one that lives.
-#[inline(always)]
-const fn patience(protocol: u8, flags: u32, answered: bool) -> u64 {
-    match protocol {
-        // nf_conntrack_tcp_timeout_time_wait, which is the longest of all at the end of a connection.
-        _ if flags & flow::CLOSING != 0 => 120,
-        UDP if answered => 120,
-        UDP => 30,
-        // kube-proxy's --conntrack-tcp-timeout-established.
-        TCP if answered => 86_400,
-        // Heartbeats come every 30 seconds.
-        SCTP if answered => 210,
-        // Six retransmissions take a client two minutes, but each of them counts as a packet.
-        _ => 60,
-    }
 }
 
 /// Whether flows of a protocol, or what may be errors about them, were ever translated on this node.
@@ -144,7 +126,7 @@ impl Found {
         // SAFETY: as above.
         let (seen, flags) = unsafe { ((*self.entry).seen, (*self.entry).flags) };
         // Another CPU may have written the time after this one has read its clock.
-        now.saturating_sub(seen) < patience(protocol, flags, self.answered) * SECOND
+        now.saturating_sub(seen) < patience::seconds(protocol, flags, self.answered) * SECOND
     }
 
     /// Writes down what a packet of this key says. `other` is the key of packets the other way.

@@ -38,10 +38,10 @@ use crate::overlay::way::FastPath;
 use crate::report::SocketsMode;
 use crate::service_metrics::ServiceMetrics;
 use crate::services;
-use crate::services::programmer::Programmer;
 use crate::services::snapshot::HostSockets;
+use crate::services::thread::{Inputs, OfNode};
 use crate::view::{ServicesView, View};
-use crate::{admin, feed, health, reclaim};
+use crate::{admin, feed, health, memory, reclaim};
 
 /// Questions that wait for the loop. Whoever asks more waits to ask.
 const QUESTIONS: usize = 16;
@@ -120,7 +120,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         overlay,
         api_server,
         services: ServicesView {
-            snapshot: service_snapshots,
+            snapshot: service_snapshots.clone(),
             questions: service_question_sender,
             sockets: SocketsMode::of(config.socket_services.flags()),
             cgroup_root: config.cgroup_root.clone(),
@@ -151,12 +151,14 @@ async fn work(config: Config) -> anyhow::Result<()> {
     let reconciler = Reconciler::new(&kernel, records, config.node_name.clone(), fast_path);
     let reconcile = driver::run(reconciler, cluster, disturbances.as_mut(), questions, snapshot_sender, after_pass);
 
-    // API server -> watch -> events -> Services' loop -> maps.
+    // API server -> watch -> events -> Services' loop, on a thread of its own -> maps.
     let service_maps = LinuxServiceMaps::open(&config.pin_directory)?;
-    let programmer = Programmer::new(&service_maps, config.node_name.clone(), host_sockets(&config));
-    let program =
-        services::driver::run(programmer, events, nodes, service_questions, service_snapshot, service_metrics);
+    let of_node = OfNode { maps: service_maps, node: config.node_name.clone(), sockets: host_sockets(&config) };
+    let inputs = Inputs { events, cluster: nodes, questions: service_questions };
+    let program = services::thread::start(of_node, inputs, service_snapshot, service_metrics)
+        .context("start the thread for Services")?;
 
+    let give_back = memory::give_back(service_snapshots.clone());
     let reclaim = reclaim::forever(config.state_directory.clone(), config.pin_directory.clone());
 
     tokio::select! {
@@ -170,6 +172,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         () = program => bail!("the loop of Services ended"),
         () = reconcile => bail!("the reconcile loop ended"),
         () = reclaim => bail!("the reclaim loop ended"),
+        () = give_back => bail!("nobody gives memory back any more"),
         () = socket_programs.keep(socket_problems_sender) => bail!("nobody looks after the programs for sockets any more"),
     }
 }

@@ -15,6 +15,7 @@ mod health_tests;
 pub mod install;
 pub mod kubernetes;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod offline;

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing::error;
 use weft_agent::config::{Command, CommandLine};
-use weft_agent::{app, bootstrap, logging};
+use weft_agent::{app, bootstrap, logging, memory};
 
 fn main() -> ExitCode {
+    memory::share_one_heap();
     let command_line = CommandLine::parse();
     logging::start(command_line.log_format);
     match run(command_line) {

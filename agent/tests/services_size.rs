@@ -40,12 +40,12 @@ fn service(n: u32) -> Service {
 fn slice(n: u32, count: u32) -> Slice {
     let endpoint = |index| Endpoint {
         address: address([10, 128, 0, 0], n * 16 + index),
-        node: Some(format!("node-{}", index * 100 + n % 100)),
+        node: Some(format!("node-{}", index * 100 + n % 100).into()),
         ready: true,
         serving: true,
         terminating: false,
-        node_hints: Vec::new(),
-        zone_hints: Vec::new(),
+        node_hints: Box::default(),
+        zone_hints: Box::default(),
         target: None,
     };
     Slice {
@@ -123,4 +123,55 @@ fn a_change_costs_what_it_changes() {
     let mut restarted = started(&maps);
     settle(&mut restarted, &mut now).unwrap();
     assert_eq!(maps.take_writes(), []);
+}
+
+/// System calls for writes: neighbours of one kind share one, up to so many.
+fn calls(writes: &[Write]) -> usize {
+    const BATCH: usize = 4096;
+    let alike = writes.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other));
+    alike.map(|alike| alike.len().div_ceil(BATCH)).sum()
+}
+
+#[test]
+fn one_endpoint_among_ten_thousand_of_a_service_costs_its_slots_and_two_writes_more_in_a_few_calls() {
+    const MANY: u32 = 10_000;
+    let many = usize::try_from(MANY).unwrap();
+    let maps = FakeServiceMaps::new(ServiceState::default());
+    let mut programmer = Programmer::new(&maps, "here-1".to_owned(), HostSockets::default());
+    // A hundred a slice, as the controller writes them.
+    let slices = |count: u32| {
+        (0..count.div_ceil(100)).map(move |part| {
+            let first = part * 100;
+            let mut slice = slice(0, count.min(first + 100) - first);
+            slice.name.name = format!("service-0-{part:03}");
+            for (endpoint, index) in slice.endpoints.iter_mut().zip(first..) {
+                endpoint.address = address([10, 128, 0, 0], index);
+            }
+            slice
+        })
+    };
+    programmer.take_cluster(&nodes(1));
+    programmer.take(ServiceEvent::Services(Update::All(vec![told(service(0))])));
+    programmer.take(ServiceEvent::Slices(Update::All(slices(MANY).map(told).collect())));
+    programmer.take(ServiceEvent::Cidrs(Vec::new()));
+    let mut now = Instant::now();
+    settle(&mut programmer, &mut now).unwrap();
+    maps.take_writes();
+
+    // The last slice has one endpoint less: the others are neither told nor written to SERVING again.
+    programmer.take(ServiceEvent::Slices(Update::Set(told(slices(MANY - 1).last().unwrap()))));
+    now += Duration::from_secs(1);
+    let (passed, _) = programmer.pass(false, now).unwrap();
+    let writes = maps.take_writes();
+    assert_eq!((passed.planned, writes.len()), (1, many - 1 + 2), "slots, the Service, what does not serve any more");
+    assert!(matches!(writes[many - 1], Write::SetService(..)), "all of the new set is there before anybody gets it");
+    assert!(matches!(writes[many], Write::RemoveServing(_)));
+    assert_eq!(calls(&writes), 3 + 1 + 1);
+
+    // The former slots.
+    now += Duration::from_secs(1);
+    programmer.pass(false, now).unwrap();
+    let writes = maps.take_writes();
+    assert_eq!((writes.len(), calls(&writes)), (many, 3));
+    assert_eq!(maps.state().backends.len(), many - 1);
 }

@@ -8,6 +8,7 @@ mod path;
 mod pins;
 mod plugins;
 mod sample;
+mod size;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum What {
     },
     /// Round trips, streams and small packets between pods, against a veth pair, a bridge, the kernel's VXLAN and a network like flannel's
     Path(path::Options),
+    /// Time, memory, processor and writes that a large cluster costs the agent of a node
+    Size(size::Options),
 }
 
 fn main() -> ExitCode {
@@ -76,5 +79,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             cni::run(&counts, family, &weft, json.as_deref())
         }
         What::Path(options) => path::run(&options, &weft),
+        What::Size(options) => size::run(&options, &programs),
     }
 }

@@ -11,6 +11,7 @@ use aya::maps::{HashMap, Map, MapData};
 use nix::libc;
 use weft_agent::datapath::ServiceMaps;
 use weft_agent::datapath::service_maps::LinuxServiceMaps;
+use weft_agent::services::mirror::Mirror;
 use weft_agent::services::state::{ServiceState, SourceRange, Write};
 use weft_common::address;
 use weft_common::layout::{PIN_DIRECTORY, map};
@@ -81,6 +82,27 @@ fn state() -> ServiceState {
     }
 }
 
+/// The same with a difference, in each map: an entry more, one less, or another value.
+fn others(state: &ServiceState) -> Vec<(&'static str, ServiceState)> {
+    let edits: [(&str, fn(&mut ServiceState)); 9] = [
+        ("a frontend less", |state| drop(state.frontends.pop_first())),
+        ("a frontend more", |state| drop(state.frontends.insert(key(1), frontend(9)))),
+        ("another frontend", |state| state.frontends.values_mut().for_each(|entry| entry.service = 8)),
+        ("a service less", |state| drop(state.services.pop_first())),
+        ("another slot", |state| state.backends.values_mut().for_each(|slot| *slot = backend(1))),
+        ("another entry of SERVING", |state| state.serving.values_mut().for_each(|serving| serving.sets = 1)),
+        ("a range less", |state| drop(state.source_ranges.pop_first())),
+        ("a ServiceCIDR less", |state| drop(state.service_cidrs.pop_first())),
+        ("no configuration", |state| state.config = None),
+    ];
+    let other = |edit: fn(&mut ServiceState)| {
+        let mut other = state.clone();
+        edit(&mut other);
+        other
+    };
+    edits.map(|(what, edit)| (what, other(edit))).into()
+}
+
 #[test]
 fn every_map_for_services_reads_as_it_was_written_and_as_often_as_one_likes() {
     with_maps("services", |maps| {
@@ -89,6 +111,10 @@ fn every_map_for_services_reads_as_it_was_written_and_as_often_as_one_likes() {
         for _twice in 0..2 {
             services::set(pins, &wanted);
             assert_eq!(maps.read().unwrap(), wanted);
+            assert!(maps.hold(&Mirror::of(wanted.clone())).unwrap());
+        }
+        for (what, other) in others(&wanted) {
+            assert!(!maps.hold(&Mirror::of(other)).unwrap(), "{what}");
         }
         let nothing = ServiceState { config: wanted.config, ..ServiceState::default() };
         let removal = services::remove_others(&wanted, &nothing);

@@ -40,10 +40,18 @@ impl<'a> RawMap<'a> {
         Ok(Self { map, key_size: shape.key_size as usize, value_size: shape.value_size as usize })
     }
 
-    /// All entries. Nobody else may delete any meanwhile.
-    pub(super) fn read(&self) -> io::Result<Entries> {
-        // Whatever a batch refuses, an entry alone either works or says why not.
-        self.read_batches().or_else(|_| self.read_singly())
+    /// Shows all entries to `each`, beginning with nothing. Nobody else may delete any meanwhile.
+    pub(super) fn fold<T: Default>(&self, each: impl Fn(&mut T, &[u8], &[u8])) -> io::Result<T> {
+        let mut folded = T::default();
+        match self.visit_batches(|key, value| each(&mut folded, key, value)) {
+            Ok(()) => Ok(folded),
+            // Whatever a batch refuses, an entry alone either works or says why not.
+            Err(_) => {
+                let mut folded = T::default();
+                self.visit_singly(|key, value| each(&mut folded, key, value))?;
+                Ok(folded)
+            }
+        }
     }
 
     /// The value of a key.
@@ -106,14 +114,12 @@ impl<'a> RawMap<'a> {
         }
     }
 
-    fn read_batches(&self) -> io::Result<Entries> {
-        let mut read = Entries::default();
+    fn visit_batches(&self, mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         self.walk(|keys, values| {
-            read.keys.extend_from_slice(keys);
-            read.values.extend_from_slice(values);
+            let entries = keys.chunks_exact(self.key_size).zip(values.chunks_exact(self.value_size));
+            entries.for_each(|(key, value)| each(key, value));
             ControlFlow::Continue(())
-        })?;
-        Ok(read)
+        })
     }
 
     /// Gives all entries to `read`, as keys and as many values, a batch at a time, until it has seen enough. Others may change the map
@@ -151,17 +157,15 @@ impl<'a> RawMap<'a> {
         Ok(())
     }
 
-    fn read_singly(&self) -> io::Result<Entries> {
-        let mut read = Entries::default();
+    fn visit_singly(&self, mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         let mut last: Option<Vec<u8>> = None;
         loop {
             let mut next = vec![0; self.key_size];
             if !self.element(command::NEXT_KEY, last.as_deref().unwrap_or_default(), next.as_mut_ptr() as u64)? {
-                return Ok(read);
+                return Ok(());
             }
             if let Some(value) = self.get(&next)? {
-                read.keys.extend_from_slice(&next);
-                read.values.extend(value);
+                each(&next, &value);
             }
             last = Some(next);
         }

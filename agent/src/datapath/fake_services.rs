@@ -10,6 +10,7 @@ use weft_common::services::ServingKey;
 use super::fake::Faults;
 use super::{KernelError, ServiceMaps};
 use crate::services::failures::map;
+use crate::services::mirror::Mirror;
 use crate::services::state::{ServiceState, Write};
 
 /// Holds a [`ServiceState`] and makes [`Write`]s to it.
@@ -123,6 +124,10 @@ impl ServiceMaps for FakeServiceMaps {
             return Err(error("read map", "FRONTENDS", io::Error::other("injected fault")));
         }
         Ok(inner.state.clone())
+    }
+
+    fn hold(&self, known: &Mirror) -> Result<bool, KernelError> {
+        Ok(Mirror::of(self.read()?).has_the_same(known))
     }
 
     fn write(&self, writes: &[Write]) -> Vec<(usize, KernelError)> {

@@ -55,6 +55,7 @@ use crate::overlay::plan::Tunnel;
 use crate::overlay::pod_devices::RecordedInterface;
 use crate::overlay::state::{Change, OverlayState, Underlay};
 use crate::overlay::way::Paths;
+use crate::services::mirror::Mirror;
 use crate::services::state::{ServiceState, Write};
 
 /// What the reconciler needs of a kernel: a real one, or a fake one that injects faults.
@@ -85,6 +86,9 @@ pub trait Kernel {
 pub trait ServiceMaps {
     /// Everything that the maps for Services hold now, as far as the agent writes it.
     fn read(&self) -> Result<ServiceState, KernelError>;
+
+    /// Whether they hold exactly what is known of them: asked again and again, so without a copy of all that there is.
+    fn hold(&self, known: &Mirror) -> Result<bool, KernelError>;
 
     /// Makes these writes, in this order: a write is there before the next begins. Neighbours of the same kind may go in one batch. One
     /// that fails keeps no other from being tried; gives the failed ones by their place. Writing what is there, and deleting what is

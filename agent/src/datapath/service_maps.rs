@@ -21,6 +21,8 @@ use super::map_shapes::MapShape;
 use super::maps::{self, Maps};
 use super::service_writes::{RawWrite, bytes_of};
 use super::{KernelError, ServiceMaps};
+use crate::services::held::Held;
+use crate::services::mirror::Mirror;
 use crate::services::state::{ServiceState, SourceRange, Write};
 
 /// The pinned maps for Services.
@@ -54,15 +56,33 @@ impl LinuxServiceMaps {
 
     /// All entries of a map.
     fn entries<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, KernelError> {
+        self.fold(name, |entries: &mut Vec<_>, key, value| entries.push((key, value)))
+    }
+
+    /// Shows all entries of a map to `each`.
+    fn fold<K: Pod, V: Pod, T: Default>(
+        &self,
+        name: &'static str,
+        each: impl Fn(&mut T, K, V),
+    ) -> Result<T, KernelError> {
         let read = || {
             let map = RawMap::of(&self.maps, name)?;
             debug_assert_eq!((map.key_size, map.value_size), (size_of::<K>(), size_of::<V>()));
-            map.read()
+            map.fold(|folded, key, value| each(folded, of_bytes(key), of_bytes(value)))
         };
-        let Entries { keys, values } = read().map_err(KernelError::of("read map", name))?;
-        let keys = keys.chunks_exact(size_of::<K>()).map(of_bytes);
-        let values = values.chunks_exact(size_of::<V>()).map(of_bytes);
-        Ok(keys.zip(values).collect())
+        read().map_err(KernelError::of("read map", name))
+    }
+
+    /// Whether a map holds exactly what is known of it.
+    fn holds<K: Pod + Ord, V: Pod + PartialEq>(
+        &self,
+        name: &'static str,
+        known: &Held<K, V>,
+    ) -> Result<bool, KernelError> {
+        let (same, others) = self.fold(name, |(same, others): &mut (usize, usize), key, value| {
+            *(if known.get(&key) == Some(value) { same } else { others }) += 1;
+        })?;
+        Ok(others == 0 && same == known.known().len())
     }
 
     /// Writes neighbours of the same kind, and gives those that failed by their place among them.
@@ -107,22 +127,40 @@ impl LinuxServiceMaps {
         let entries = self.entries::<Key<AddressBytes>, u32>(map::SERVICE_CIDRS)?;
         Ok(entries.iter().filter_map(|(key, _)| maps::network(key)).collect())
     }
+
+    fn source_ranges(&self) -> Result<BTreeSet<SourceRange>, KernelError> {
+        let entries = self.entries::<Key<SourceRangeKey>, u32>(map::SOURCE_RANGES)?;
+        Ok(entries.iter().map(|(key, _)| SourceRange { bits: key.prefix_len(), key: key.data() }).collect())
+    }
+
+    /// `None` where nobody has written it: all zeros.
+    fn config(&self) -> Result<Option<ServicesConfig>, KernelError> {
+        let config = self.entries::<u32, ServicesConfig>(map::SERVICES_CONFIG)?.into_iter().next();
+        Ok(config.map(|(_, config)| config).filter(|config| bytes_of(config).iter().any(|byte| *byte != 0)))
+    }
 }
 
 impl ServiceMaps for LinuxServiceMaps {
     fn read(&self) -> Result<ServiceState, KernelError> {
-        let source_range =
-            |(key, _): (Key<SourceRangeKey>, u32)| SourceRange { bits: key.prefix_len(), key: key.data() };
-        let config = self.entries::<u32, ServicesConfig>(map::SERVICES_CONFIG)?.into_iter().next();
         Ok(ServiceState {
             frontends: self.all::<FrontendKey, Frontend>(map::FRONTENDS)?,
             services: self.all::<u64, Service>(map::SERVICES)?,
             backends: self.all::<SlotKey, Backend>(map::BACKENDS)?,
             serving: self.all::<ServingKey, Serving>(map::SERVING)?,
-            source_ranges: self.entries(map::SOURCE_RANGES)?.into_iter().map(source_range).collect(),
+            source_ranges: self.source_ranges()?,
             service_cidrs: self.service_cidrs()?,
-            config: config.map(|(_, config)| config).filter(|config| bytes_of(config).iter().any(|byte| *byte != 0)),
+            config: self.config()?,
         })
+    }
+
+    fn hold(&self, known: &Mirror) -> Result<bool, KernelError> {
+        Ok(self.holds(map::FRONTENDS, &known.frontends)?
+            && self.holds(map::SERVICES, &known.services)?
+            && self.holds(map::BACKENDS, &known.backends)?
+            && self.holds(map::SERVING, &known.serving)?
+            && self.source_ranges()? == known.source_ranges.known().keys().map(|(_, range)| *range).collect()
+            && self.service_cidrs()? == known.cidrs.known().keys().copied().collect()
+            && self.config()? == known.config.get(&()))
     }
 
     fn write(&self, writes: &[Write]) -> Vec<(usize, KernelError)> {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::convert_slice::slice;
+use crate::model::names::Names;
 use crate::model::services::{Endpoint, Protocol, Slice, SlicePort, Told};
 
 /// A slice with fields on top.
@@ -21,7 +22,7 @@ fn with(fields: Value) -> Value {
 }
 
 fn convert(object: Value) -> Option<Told<Slice>> {
-    slice(&serde_json::from_value(object).unwrap())
+    slice(&serde_json::from_value(object).unwrap(), &mut Names::default())
 }
 
 fn sane(object: Value) -> Slice {
@@ -63,8 +64,8 @@ fn an_endpoint_with_everything_is_whole() {
         ready: false,
         serving: true,
         terminating: true,
-        node_hints: vec!["node-1".into()],
-        zone_hints: vec!["west-1".into(), "west-2".into()],
+        node_hints: ["node-1".into()].into(),
+        zone_hints: ["west-1".into(), "west-2".into()].into(),
         target: Some("Pod echo-1".into()),
     };
     assert_eq!(slice.endpoints, [expected], "only the first address counts");

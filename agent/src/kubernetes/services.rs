@@ -1,6 +1,7 @@
 //! Services and EndpointSlices: each list and each change is passed on as an event, in its order. A queue that is full makes the
 //! watch wait.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::metadata::name_of;
 use super::service_object::ServiceObject;
 use super::slice_object::SliceObject;
 use super::watcher::Keep;
+use crate::model::names::Names;
 use crate::model::services::{ObjectName, Protocol, Service, ServiceEvent, Slice, Told, Update};
 
 /// An object that counts, or the name of one that does not.
@@ -27,6 +29,8 @@ pub(super) struct Services(mpsc::Sender<ServiceEvent>);
 pub(super) struct Slices {
     events: mpsc::Sender<ServiceEvent>,
     learned: Arc<Learned>,
+    /// Of nodes and zones.
+    names: RefCell<Names>,
     /// Of each slice of that Service.
     api_servers: BTreeMap<ObjectName, Vec<SocketAddr>>,
 }
@@ -72,7 +76,7 @@ impl Keep for Services {
 
 impl Slices {
     pub(super) fn new(events: mpsc::Sender<ServiceEvent>, learned: Arc<Learned>) -> Self {
-        Self { events, learned, api_servers: BTreeMap::new() }
+        Self { events, learned, names: RefCell::default(), api_servers: BTreeMap::new() }
     }
 
     fn learn(&self) {
@@ -105,7 +109,7 @@ impl Keep for Slices {
     }
 
     fn convert(&self, object: &SliceObject) -> Self::Entry {
-        slice(object).ok_or_else(|| name_of(&object.metadata))
+        slice(object, &mut self.names.borrow_mut()).ok_or_else(|| name_of(&object.metadata))
     }
 
     async fn replace(&mut self, list: Vec<Self::Entry>) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -121,13 +122,13 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// An endpoint of a slice.
+/// An endpoint of a slice. There may be a hundred thousand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `addresses[0]`.
     pub address: IpAddr,
     /// The node that it is on.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// `conditions.ready`; absent: true.
     pub ready: bool,
     /// `conditions.serving`; absent: true.
@@ -135,11 +136,11 @@ pub struct Endpoint {
     /// `conditions.terminating`; absent: false.
     pub terminating: bool,
     /// `hints.forNodes`, by name.
-    pub node_hints: Vec<String>,
+    pub node_hints: Box<[Arc<str>]>,
     /// `hints.forZones`, by name.
-    pub zone_hints: Vec<String>,
+    pub zone_hints: Box<[Arc<str>]>,
     /// The object that it stands for ("Pod echo-1"), for tables.
-    pub target: Option<String>,
+    pub target: Option<Box<str>>,
 }
 
 /// What the API server said, event by event. One task sends, one task keeps the whole.

@@ -10,6 +10,7 @@ use weft_common::services::{
 };
 
 use super::frontend_claims::{Claimant, FrontendClaims};
+use super::held::pack;
 use super::identity::{Hashes, PortName};
 use super::plan::FrontendKind;
 use super::state::SourceRange;
@@ -170,7 +171,8 @@ impl Desired {
         }
         if let Some((service, ports)) = wanted {
             let name = Arc::new(name.clone());
-            let mut of_service = OfService::default();
+            let mut of_service =
+                OfService { ids: Vec::with_capacity(ports.len()), rest: Vec::with_capacity(service.cluster_ips.len()) };
             for port in ports {
                 of_service.ids.extend(self.add_port(&name, service, port, touched));
             }
@@ -187,6 +189,13 @@ impl Desired {
         let again = free.filter_map(|(_, waiting)| waiting.first()).map(|port| port.service.clone()).collect();
         self.collided.retain(|_, waiting| !waiting.is_empty());
         again
+    }
+
+    /// Gives back what it has room for and does not use.
+    pub fn pack(&mut self) {
+        pack(&mut self.ports);
+        pack(&mut self.services);
+        self.claims.pack();
     }
 
     /// Ports that are not in the maps because another one has their key, and frontends that others have.

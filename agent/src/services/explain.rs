@@ -111,8 +111,8 @@ fn endpoint(judged: &Judged<'_>) -> EndpointPlan {
     EndpointPlan {
         backend: judged.backend,
         slice: judged.slice.name.name.clone(),
-        node: judged.endpoint.node.clone(),
-        target: judged.endpoint.target.clone(),
+        node: judged.endpoint.node.as_deref().map(str::to_owned),
+        target: judged.endpoint.target.as_deref().map(str::to_owned),
         cluster: judged.cluster,
         local: judged.local,
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weft_common::address::{AddressBytes, from_bytes};
 use weft_common::services::{Frontend, FrontendKey};
 
+use super::held::pack;
 use super::plan::FrontendKind;
 use crate::model::problem::Problem;
 use crate::model::services::ObjectName;
@@ -69,6 +70,11 @@ impl FrontendClaims {
     /// The claims that were refused.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.refused.values().flatten()
+    }
+
+    /// Gives back what it has room for and does not use.
+    pub fn pack(&mut self) {
+        pack(&mut self.claims);
     }
 
     /// Adds a claim.

@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 
+/// Gives back the third of a map's memory that is room for entries between those that it has. It pays after many were added.
+pub fn pack<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
+}
+
 /// What a map holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held<K, V> {
@@ -52,6 +57,11 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Held<K, V> {
     pub fn is_exactly(&self, range: impl RangeBounds<K> + Clone, wanted: impl Iterator<Item = (K, V)>) -> bool {
         let held = self.sure.range(range.clone()).map(|(key, value)| (*key, *value));
         self.unsure.range(range).next().is_none() && held.eq(wanted)
+    }
+
+    /// Gives back what the map has room for and does not use.
+    pub fn pack(&mut self) {
+        pack(&mut self.sure);
     }
 
     /// An entry was written.

@@ -55,6 +55,26 @@ impl Mirror {
         mirror
     }
 
+    /// Whether the same is known to be there.
+    pub fn has_the_same(&self, other: &Self) -> bool {
+        self.frontends.known() == other.frontends.known()
+            && self.services.known() == other.services.known()
+            && self.backends.known() == other.backends.known()
+            && self.serving.known() == other.serving.known()
+            && self.source_ranges.known() == other.source_ranges.known()
+            && self.cidrs.known() == other.cidrs.known()
+            && self.config.known() == other.config.known()
+    }
+
+    /// Gives back what it has room for and does not use.
+    pub fn pack(&mut self) {
+        self.frontends.pack();
+        self.services.pack();
+        self.backends.pack();
+        self.serving.pack();
+        self.source_ranges.pack();
+    }
+
     /// Frontends that lead to a service, or may.
     pub fn frontends_of(&self, id: u64) -> &[FrontendKey] {
         self.frontends_of.get(&id).map_or(&[], Vec::as_slice)

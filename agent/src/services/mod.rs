@@ -2,7 +2,8 @@
 //!
 //! Objects ([`store`]) and this node ([`here`]) -> what is wanted for one Service ([`wanted`], [`standing`]) -> what the maps should hold
 //! ([`desired`]) beside what they hold ([`mirror`]) -> writes in steps ([`steps`]). Only the Services that an event concerns are
-//! computed and compared anew. [`programmer`] keeps the objects, [`writer`] the maps; [`driver`] says when.
+//! computed and compared anew. [`programmer`] keeps the objects, [`writer`] the maps; [`driver`] says when, on a
+//! [`thread`] of its own.
 
 pub mod desired;
 pub mod driver;
@@ -23,5 +24,6 @@ pub mod standing;
 pub mod state;
 pub mod steps;
 pub mod store;
+pub mod thread;
 pub mod wanted;
 pub mod writer;

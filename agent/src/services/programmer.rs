@@ -17,6 +17,9 @@ use crate::model::cluster::Cluster;
 use crate::model::problem::Problem;
 use crate::model::services::{ObjectName, ServiceEvent};
 
+/// So many ports are most of a cluster: after such a pass memory is tidied up.
+const MANY: usize = 1000;
+
 /// Brings the maps for Services of one node to the desired state, again and again.
 pub struct Programmer<'k, M> {
     node: String,
@@ -160,6 +163,11 @@ impl<'k, M: ServiceMaps> Programmer<'k, M> {
         let planned = self.compute();
         let Counted { writes, failed, ended_sockets } =
             self.writer.pass(&self.desired, take(&mut self.due), retry, now);
+        if planned >= MANY {
+            self.store.pack();
+            self.desired.pack();
+            self.writer.pack();
+        }
         let late = self.writer.late(&self.desired);
         let (still, done): (Vec<_>, Vec<_>) =
             take(&mut self.triggered).into_iter().partition(|(service, _)| late.contains(service));

@@ -80,11 +80,11 @@ fn topology<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, here: &Here) -> T
 }
 
 fn names_this_node(endpoint: &Endpoint, here: &Here) -> bool {
-    endpoint.node_hints.contains(&here.node)
+    endpoint.node_hints.iter().any(|node| **node == *here.node)
 }
 
 fn names_this_zone(endpoint: &Endpoint, here: &Here) -> bool {
-    here.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone))
+    here.zone.as_deref().is_some_and(|here| endpoint.zone_hints.iter().any(|zone| **zone == *here))
 }
 
 fn judge_cluster(judged: &mut [Judged<'_>], counts: &[bool], topology: Topology, here: &Here) {
@@ -108,7 +108,7 @@ fn judge_cluster(judged: &mut [Judged<'_>], counts: &[bool], topology: Topology,
 fn judge_local(judged: &mut [Judged<'_>], counts: &[bool], here: &Here) {
     let mut one_is_ready = false;
     for (one, _) in judged.iter_mut().zip(counts).filter(|(_, counts)| **counts) {
-        let is_here = one.endpoint.node.as_ref() == Some(&here.node);
+        let is_here = one.endpoint.node.as_deref() == Some(here.node.as_str());
         one.local = match one.endpoint.ready {
             _ if !is_here => Standing::OtherNode,
             true => Standing::Ready,

@@ -1,20 +1,22 @@
 //! The objects as the API server last told them, and which Services each event concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use super::held::pack;
 use crate::model::problem::Problem;
 use crate::model::services::{ObjectName, Service, ServiceEvent, Slice, Told, Update};
 
 /// Services, EndpointSlices and ServiceCIDRs.
 #[derive(Debug, Default)]
 pub struct Store {
-    services: BTreeMap<ObjectName, Told<Service>>,
-    /// By Service, then by their own name: both are in one namespace.
-    slices: BTreeMap<ObjectName, BTreeMap<String, Told<Slice>>>,
+    services: BTreeMap<ObjectName, Box<Told<Service>>>,
+    /// By Service, then in the order of their own names: both are in one namespace. Most Services have one, so a list has no room for more.
+    slices: BTreeMap<Arc<ObjectName>, Vec<Told<Slice>>>,
     /// The Service of each slice.
-    service_of: BTreeMap<ObjectName, ObjectName>,
+    service_of: BTreeMap<ObjectName, Arc<ObjectName>>,
     /// `None` before the first list.
     cidrs: Option<BTreeSet<IpNetwork>>,
     services_listed: bool,
@@ -70,7 +72,7 @@ impl Store {
 
     /// The slices of a Service, by name.
     pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &Slice> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(|told| &told.object)
+        self.slices.get(service).into_iter().flatten().map(|told| &told.object)
     }
 
     /// The ranges for cluster IPs.
@@ -81,8 +83,15 @@ impl Store {
     /// What of a Service and its slices made no sense.
     pub fn problems(&self, service: &ObjectName) -> Vec<Problem> {
         let of_service = self.services.get(service).into_iter().flat_map(|told| &told.problems);
-        let of_slices = self.slices.get(service).into_iter().flat_map(BTreeMap::values).flat_map(|told| &told.problems);
+        let of_slices = self.slices.get(service).into_iter().flatten().flat_map(|told| &told.problems);
         of_service.chain(of_slices).cloned().collect()
+    }
+
+    /// Gives back what it has room for and does not use.
+    pub fn pack(&mut self) {
+        pack(&mut self.services);
+        pack(&mut self.slices);
+        pack(&mut self.service_of);
     }
 
     /// Takes an event, and tells what is different now.
@@ -119,9 +128,9 @@ impl Store {
     }
 
     fn set_service(&mut self, told: Told<Service>, changed: &mut Changed) {
-        if self.services.get(&told.object.name) != Some(&told) {
+        if self.services.get(&told.object.name).is_none_or(|known| **known != told) {
             changed.services.insert(told.object.name.clone());
-            self.services.insert(told.object.name.clone(), told);
+            self.services.insert(told.object.name.clone(), told.into());
         }
     }
 
@@ -133,34 +142,55 @@ impl Store {
 
     fn set_slice(&mut self, told: Told<Slice>, changed: &mut Changed) {
         let Slice { name, service, .. } = &told.object;
-        let known = self.service_of.get(name).cloned();
-        if let Some(former) = known.as_ref().filter(|former| *former != service) {
-            changed.services.insert(former.clone());
-            self.forget_slice(former, name);
-        } else if self.slices.get(service).and_then(|slices| slices.get(&name.name)) == Some(&told) {
+        let former = self.service_of.get(name).cloned();
+        if let Some(former) = former.as_ref().filter(|former| ***former != *service) {
+            changed.services.insert(former.as_ref().clone());
+            self.forget_slice(former, &name.name);
+        }
+        let known = self.slices.get(service).map_or(&[][..], Vec::as_slice);
+        let place = place(known, &name.name);
+        if place.is_ok_and(|place| known[place] == told) {
             return;
         }
         changed.services.insert(service.clone());
         changed.triggered.extend(told.object.triggered.map(|at| (service.clone(), at)));
-        if known.as_ref() != Some(service) {
-            self.service_of.insert(name.clone(), service.clone());
+        let key = match self.slices.get_key_value(service) {
+            Some((key, _)) => Arc::clone(key),
+            None => Arc::new(service.clone()),
+        };
+        if former.as_deref() != Some(service) {
+            self.service_of.insert(name.clone(), Arc::clone(&key));
         }
-        self.slices.entry(service.clone()).or_default().insert(name.name.clone(), told);
+        let slices = self.slices.entry(key).or_default();
+        match place {
+            Ok(place) => slices[place] = told,
+            Err(place) => {
+                slices.reserve_exact(1);
+                slices.insert(place, told);
+            }
+        }
     }
 
     fn remove_slice(&mut self, name: &ObjectName, changed: &mut Changed) {
         if let Some(service) = self.service_of.remove(name) {
-            self.forget_slice(&service, name);
-            changed.services.insert(service);
+            self.forget_slice(&service, &name.name);
+            changed.services.insert(service.as_ref().clone());
         }
     }
 
-    fn forget_slice(&mut self, service: &ObjectName, name: &ObjectName) {
+    fn forget_slice(&mut self, service: &ObjectName, name: &str) {
         if let Some(slices) = self.slices.get_mut(service) {
-            slices.remove(&name.name);
+            if let Ok(place) = place(slices, name) {
+                slices.remove(place);
+            }
             if slices.is_empty() {
                 self.slices.remove(service);
             }
         }
     }
+}
+
+/// Where a Service's slice of this name is, or would be.
+fn place(slices: &[Told<Slice>], name: &str) -> Result<usize, usize> {
+    slices.binary_search_by(|told| told.object.name.name.as_str().cmp(name))
 }

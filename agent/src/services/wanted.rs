@@ -105,6 +105,9 @@ fn wanted_port(of: &Service, port: &ServicePort, family: Family, slices: &[&Slic
             local.push(backend);
         }
     }
+    // They stay for as long as the Service is as it is.
+    cluster.shrink_to_fit();
+    local.shrink_to_fit();
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
     WantedPort {
         name: port.name.clone(),

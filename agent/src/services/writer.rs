@@ -101,6 +101,9 @@ impl<'k, M: ServiceMaps> Writer<'k, M> {
     /// Reads the maps again. Gives what is not as it was written, in words, and what is to be compared therefore.
     pub fn look(&mut self, desired: &Desired, now: Instant) -> Result<(BTreeSet<String>, Touched), KernelError> {
         let Some(known) = &self.mirror else { return Ok(Default::default()) };
+        if self.maps.hold(known)? {
+            return Ok(Default::default());
+        }
         let read = Mirror::of(self.maps.read()?);
         let objects = damage(known, &read, desired);
         let touched = if objects.is_empty() { Touched::default() } else { self.take_over(read, now) };
@@ -115,6 +118,11 @@ impl<'k, M: ServiceMaps> Writer<'k, M> {
         self.fading.extend(mirror.backends.keys(..).map(|key| (key.generation, now + GRACE)));
         self.mirror = Some(mirror);
         found
+    }
+
+    /// Gives back what it has room for and does not use.
+    pub fn pack(&mut self) {
+        self.mirror.iter_mut().for_each(Mirror::pack);
     }
 
     /// One pass over what is due; with `retry`, also over what was refused before.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use proptest::collection::vec;
@@ -179,10 +180,10 @@ prop_compose! {
             (false, true) => v6("fd00:244:0:1::", last),
             (false, false) => v6("fd00:244:0:2::", last),
         };
-        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let owned = |names: Vec<&str>| names.into_iter().map(Arc::from).collect();
         Endpoint {
             address,
-            node: node.then(|| if here { "one" } else { "two" }.to_owned()),
+            node: node.then(|| if here { "one" } else { "two" }.into()),
             ready: conditions.0,
             serving: conditions.1,
             terminating: conditions.2,
@@ -246,12 +247,12 @@ pub(crate) fn edit() -> impl Strategy<Value = Action> {
 pub(crate) fn around_edits() -> Vec<Action> {
     let endpoint = |last: u8, here: bool| Endpoint {
         address: v4(if here { "10.244.1." } else { "10.244.2." }, last),
-        node: Some(if here { "one" } else { "two" }.to_owned()),
+        node: Some(if here { "one" } else { "two" }.into()),
         ready: true,
         serving: true,
         terminating: false,
-        node_hints: Vec::new(),
-        zone_hints: Vec::new(),
+        node_hints: Box::default(),
+        zone_hints: Box::default(),
         target: None,
     };
     let port = |(name, protocol, port): (&str, Protocol, u16)| SlicePort { name: name.to_owned(), protocol, port };

@@ -119,12 +119,12 @@ pub(crate) fn slice(n: u8, endpoints: Vec<Endpoint>) -> Slice {
 pub(crate) fn endpoint(last: u8) -> Endpoint {
     Endpoint {
         address: ip(&format!("10.244.2.{last}")),
-        node: Some("two".to_owned()),
+        node: Some("two".into()),
         ready: true,
         serving: true,
         terminating: false,
-        node_hints: Vec::new(),
-        zone_hints: Vec::new(),
+        node_hints: Box::default(),
+        zone_hints: Box::default(),
         target: None,
     }
 }

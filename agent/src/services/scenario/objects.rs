@@ -10,6 +10,7 @@ use super::file::NodeChange;
 use crate::kubernetes::convert_service::{service, service_cidr};
 use crate::kubernetes::convert_slice::slice;
 use crate::model::cluster::{Cluster, Node};
+use crate::model::names::Names;
 use crate::model::services::{ObjectName, ServiceEvent, Update};
 
 /// This node.
@@ -84,7 +85,7 @@ impl Objects {
         for ((kind, _), object) in &self.all {
             match kind.as_str() {
                 "Service" => services.extend(service(&parse(object)?)),
-                "EndpointSlice" => slices.extend(slice(&parse(object)?)),
+                "EndpointSlice" => slices.extend(slice(&parse(object)?, &mut Names::default())),
                 _ => {}
             }
         }
@@ -104,7 +105,10 @@ impl Objects {
                 Ok(ServiceEvent::Services(told.map_or(Update::Remove(name), Update::Set)))
             }
             "EndpointSlice" => {
-                let told = object.map(|object| Ok::<_, String>(slice(&parse(object)?))).transpose()?.flatten();
+                let told = object
+                    .map(|object| Ok::<_, String>(slice(&parse(object)?, &mut Names::default())))
+                    .transpose()?
+                    .flatten();
                 Ok(ServiceEvent::Slices(told.map_or(Update::Remove(name), Update::Set)))
             }
             "ServiceCIDR" => Ok(ServiceEvent::Cidrs(self.cidrs()?)),

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 use weft_agent::datapath::fake::Faults;
 use weft_agent::datapath::fake_services::FakeServiceMaps;
-use weft_agent::model::services::Protocol;
+use weft_agent::model::services::{ObjectName, Protocol, Service, ServiceEvent, ServicePort, Told, Update};
 use weft_agent::services::programmer::Programmer;
 use weft_agent::services::scenario::run::settle;
 use weft_agent::services::scenario::verdict::{Client, Dial, Verdict, verdict};
@@ -133,6 +133,35 @@ fn one_object_changes() -> impl Strategy<Value = Action> {
     action().prop_filter("another client", |action| !matches!(action, Action::Addresses(_)))
 }
 
+/// An address that is new, with fewer clients than the ranges let in that no address has asked for yet; one that goes, while the ranges
+/// that stay without an address let in more; and one that is for all from now on, while the ranges let in fewer.
+#[test]
+fn ranges_of_another_time_let_nobody_in_and_keep_nobody_out_while_writes_fail() {
+    let service = |ranges: &[&str], balancer: &[&str], external: &[&str]| {
+        let addresses = |texts: &[&str]| texts.iter().map(|address| address.parse().unwrap()).collect();
+        let object = Service {
+            name: ObjectName { namespace: "default".to_owned(), name: "service-1".to_owned() },
+            cluster_ips: addresses(&["10.96.0.1"]),
+            external_ips: addresses(external),
+            load_balancer_ips: addresses(balancer),
+            source_ranges: Some(ranges.iter().map(|range| range.parse().unwrap()).collect()),
+            ports: vec![ServicePort { name: "web".to_owned(), protocol: Protocol::Tcp, port: 80, node_port: None }],
+            ..Service::default()
+        };
+        Action::Event(ServiceEvent::Services(Update::Set(Told { object, problems: Vec::new() })))
+    };
+    let (all, one, none) = (&["10.244.1.0/24"], &["10.244.1.9/32"], &[]);
+    let (former, latter) = (&["198.51.100.4"], &["198.51.100.5"]);
+    for edits in [
+        [service(all, none, none), service(one, former, none)],
+        [service(none, former, none), service(all, none, none)],
+        [service(all, former, none), service(one, latter, former)],
+    ] {
+        is_never_half_visible(&edits, Faults::None);
+        (0..200).for_each(|seed| is_never_half_visible(&edits, Faults::Random { seed, percent: 20 }));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -160,7 +189,11 @@ proptest! {
             }
         }
         settle(&mut programmer, &mut now).unwrap();
-        prop_assert_eq!(maps.state(), fresh(&world));
+        let state = maps.state();
+        prop_assert_eq!(&state, &fresh(&world));
+        let entries = programmer.entries().map(|maps| maps.map(|(_, entries)| entries));
+        let (services, slots, serving) = (state.services.len(), state.backends.len(), state.serving.len());
+        prop_assert_eq!(entries, Some([state.frontends.len(), services, slots, serving, state.source_ranges.len()]));
 
         maps.set_faults(Faults::None);
         maps.take_writes();

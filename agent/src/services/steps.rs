@@ -45,11 +45,12 @@ pub enum Step {
 }
 
 /// All steps, in their order.
-pub const STEPS: [Step; 17] = [
+pub const STEPS: [Step; 18] = [
     Step::Whole(set_config),
     // The rest of an address first: while it is there, a port that goes would be refused.
     Step::Frontends(|compared, key, writes| remove_frontend(compared, key, writes, true)),
     Step::Frontends(|compared, key, writes| remove_frontend(compared, key, writes, false)),
+    Step::Frontends(hand_over_frontend),
     Step::Ports(add_inner_ranges),
     Step::Frontends(restrict_frontend),
     Step::Ports(remove_outer_ranges),
@@ -109,6 +110,12 @@ impl Compared<'_> {
         ranges(port).all(|range| self.mirror.source_ranges.get(&range).is_some())
     }
 
+    /// A range that may be there admits clients who are to be kept out.
+    fn admits_too_many(&self, id: u64, port: &DesiredPort) -> bool {
+        let is_covered = |held: (u64, SourceRange)| ranges(port).any(|wanted| contains(&wanted.1, &held.1));
+        self.mirror.source_ranges.keys(ranges_of(id)).any(|held| !is_covered(held))
+    }
+
     /// New connections get what they should.
     fn is_switched(&self, id: u64, port: &DesiredPort) -> bool {
         self.mirror.services.get(&id) == Some(port.entry)
@@ -116,7 +123,25 @@ impl Compared<'_> {
 
     /// Some client may be kept out by the ranges of a service.
     fn consults_ranges(&self, id: u64) -> bool {
-        let mut entries = self.mirror.frontends_of(id).iter().flat_map(|key| self.mirror.frontends.possible(key));
+        self.mirror.frontends_of(id).iter().any(|key| self.consults_at(id, key))
+    }
+
+    /// An address and port that nobody claims any more may lead to a service still: they could not be removed.
+    fn leads_there_at_the_end(&self, id: u64) -> bool {
+        self.mirror.frontends_of(id).iter().any(|key| self.desired.claims.owner(key).is_none())
+    }
+
+    /// The same at an address and port where the ranges will not count any more: whom they let in until then, they must not keep out.
+    fn consults_before_all_may(&self, id: u64) -> bool {
+        let all_may = |key: &FrontendKey| {
+            let owner = self.desired.claims.owner(key);
+            owner.is_some_and(|(_, entry)| entry.service != id || entry.flags & frontend::SOURCE_RANGES == 0)
+        };
+        self.mirror.frontends_of(id).iter().any(|key| all_may(key) && self.consults_at(id, key))
+    }
+
+    fn consults_at(&self, id: u64, key: &FrontendKey) -> bool {
+        let mut entries = self.mirror.frontends.possible(key);
         entries.any(|entry| entry.service == id && entry.flags & frontend::SOURCE_RANGES != 0)
     }
 }
@@ -148,6 +173,14 @@ fn remove_frontend(compared: &Compared<'_>, key: &FrontendKey, writes: &mut Writ
     }
 }
 
+/// Gives an address and port to another service that is as it should be, before the one that has had it changes.
+fn hand_over_frontend(compared: &Compared<'_>, key: &FrontendKey, writes: &mut Writes) {
+    let Some((_, entry)) = compared.desired.claims.owner(key) else { return };
+    if compared.mirror.frontends.get(key).is_some_and(|now| now.service != entry.service) {
+        set_frontend(compared, key, writes, is_rest(key));
+    }
+}
+
 /// Adds ranges that admit nobody who is kept out now.
 fn add_inner_ranges(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
     let Some(port) = compared.desired.ports.get(&id) else { return };
@@ -175,6 +208,9 @@ fn restrict_frontend(compared: &Compared<'_>, key: &FrontendKey, writes: &mut Wr
 /// Takes away ranges without keeping out anybody whom a range admits that is still to come.
 fn remove_outer_ranges(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
     let Some(port) = compared.desired.ports.get(&id).filter(|port| port.is_restricted) else { return };
+    if compared.consults_before_all_may(id) {
+        return;
+    }
     let held = &compared.mirror.source_ranges;
     for key in held.keys(ranges_of(id)).filter(|(_, range)| !port.source_ranges.contains(range)) {
         let keeps_out_wrongly = ranges(port)
@@ -218,15 +254,17 @@ fn set_service(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
         && compared.mirror.config.get(&()).is_some()
         && compared.has_slots(port)
         && port.serving(id).into_iter().all(serves)
+        // Who dials an address that is to go gets what it had until it goes.
+        && !compared.leads_there_at_the_end(id)
     {
         writes.all.push(Write::SetService(id, port.entry));
     }
 }
 
-/// Adds all other ranges.
+/// Adds all other ranges. Nobody gets in by them at an address that is still to go.
 fn add_ranges(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
     let Some(port) = compared.desired.ports.get(&id) else { return };
-    if compared.is_switched(id, port) {
+    if compared.is_switched(id, port) && !compared.leads_there_at_the_end(id) {
         let missing = ranges(port).filter(|range| compared.mirror.source_ranges.get(range).is_none());
         writes.all.extend(missing.map(|(_, range)| Write::SetSourceRange(range)));
     }
@@ -245,7 +283,12 @@ fn set_frontend(compared: &Compared<'_>, key: &FrontendKey, writes: &mut Writes,
         ports.all(|(port, _, entry)| is_rest(port) || compared.mirror.frontends.get(port) == Some(*entry))
     } else {
         let port = compared.desired.ports.get(&claimant.id);
-        port.is_some_and(|port| compared.is_switched(claimant.id, port) && compared.has_ranges(port))
+        port.is_some_and(|port| {
+            compared.is_switched(claimant.id, port)
+                && compared.has_ranges(port)
+                // Nobody gets in at a new address by a range that is still to go.
+                && !(entry.flags & frontend::SOURCE_RANGES != 0 && compared.admits_too_many(claimant.id, port))
+        })
     };
     if is_ready {
         writes.all.push(Write::SetFrontend(*key, *entry));
@@ -270,7 +313,7 @@ fn remove_ranges(compared: &Compared<'_>, id: u64, writes: &mut Writes) {
     let port = compared.desired.ports.get(&id);
     let are_free = match port {
         None => compared.mirror.frontends_of(id).is_empty(),
-        Some(port) if port.is_restricted => compared.has_ranges(port),
+        Some(port) if port.is_restricted => compared.has_ranges(port) && !compared.consults_before_all_may(id),
         Some(_) => !compared.consults_ranges(id),
     };
     if are_free {

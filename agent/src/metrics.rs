@@ -225,6 +225,7 @@ mod tests {
     use crate::overlay::state::{Change, OverlayState, Underlay};
     use crate::overlay::way::{self, FastPath, Paths, Ways};
     use crate::overlay::{desired, plan};
+    use crate::services;
     use crate::view::ServicesView;
 
     fn pass() -> (Pass, Cluster) {
@@ -267,6 +268,12 @@ mod tests {
             in_sync: Some(Instant::now()),
             ..Snapshot::at_start()
         };
+        let services = services::snapshot::Snapshot {
+            entries: Some(
+                ["FRONTENDS", "SERVICES", "BACKENDS", "SERVING", "SOURCE_RANGES"].map(|map| (map, map.len())),
+            ),
+            ..services::snapshot::Snapshot::at_start()
+        };
         let nowhere = std::path::Path::new("/nonexistent");
         let view = View {
             node: "one".to_owned(),
@@ -274,7 +281,7 @@ mod tests {
             requirements: Requirements::of_this_node(nowhere, nowhere),
             fast_path: FastPath::Allowed,
             overlay: watch::channel(snapshot).1,
-            services: ServicesView::at_start(),
+            services: ServicesView { snapshot: watch::channel(services).1, ..ServicesView::at_start() },
             api_server: watch::channel(server).1,
         };
         let mut registry = Registry::default();
@@ -305,7 +312,7 @@ mod tests {
             "weft_service_frontends 0",
             "weft_service_backends 0",
             "weft_service_problems 0",
-            "weft_map_entries{map=\"SERVICES\"} 0",
+            "weft_map_entries{map=\"SERVING\"} 7",
             "weft_map_max_entries{map=\"FRONTENDS\"} 131072",
             "weft_service_pending_age_seconds 0",
         ];

@@ -12,11 +12,20 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use weft_common::layout::map;
-use weft_common::services::{MAX_FRONTENDS, MAX_SERVICES};
+use weft_common::services::{MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES, MAX_SERVING, MAX_SOURCE_RANGES};
 
 use crate::model::services::{ServiceEvent, Update};
 use crate::services::snapshot::{AfterPass, Passed, Snapshot};
 use crate::view::age_seconds;
+
+/// The maps that can be full, and how many entries each takes. All others have few entries, or let go of what is unused for longest.
+const MAX_ENTRIES: [(&str, u32); 5] = [
+    (map::FRONTENDS, MAX_FRONTENDS),
+    (map::SERVICES, MAX_SERVICES),
+    (map::BACKENDS, MAX_BACKENDS),
+    (map::SERVING, MAX_SERVING),
+    (map::SOURCE_RANGES, MAX_SOURCE_RANGES),
+];
 
 type ByResult = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -131,20 +140,14 @@ pub(crate) fn encode_present(encoder: &mut DescriptorEncoder<'_>, snapshot: &Sna
         let gauge = ConstGauge::new(number as u64);
         gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
     }
-    // Those that say how near the limits are. The others follow from them, or let go of what is unused for longest.
-    let maps = [(map::FRONTENDS, counts.frontends, MAX_FRONTENDS), (map::SERVICES, counts.ports, MAX_SERVICES)];
-    let mut entries = encoder.encode_descriptor(
-        "weft_map_entries",
-        "Entries that a map should have, by map",
-        None,
-        MetricType::Gauge,
-    )?;
-    for (map, wanted, _) in maps {
-        ConstGauge::new(wanted as u64).encode(entries.encode_family(&[("map", map)])?)?;
+    let mut entries =
+        encoder.encode_descriptor("weft_map_entries", "Entries of a map, by map", None, MetricType::Gauge)?;
+    for (map, held) in snapshot.entries.into_iter().flatten() {
+        ConstGauge::new(held as u64).encode(entries.encode_family(&[("map", map)])?)?;
     }
     let mut most =
         encoder.encode_descriptor("weft_map_max_entries", "Most entries of a map, by map", None, MetricType::Gauge)?;
-    for (map, _, max) in maps {
+    for (map, max) in MAX_ENTRIES {
         ConstGauge::new(u64::from(max)).encode(most.encode_family(&[("map", map)])?)?;
     }
     let mut seconds = |name, help, value: Option<f64>| {

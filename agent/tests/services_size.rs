@@ -159,7 +159,7 @@ fn one_endpoint_among_ten_thousand_of_a_service_costs_its_slots_and_two_writes_m
     maps.take_writes();
 
     // The last slice has one endpoint less: the others are neither told nor written to SERVING again.
-    programmer.take(ServiceEvent::Slices(Update::Set(told(slices(MANY - 1).last().unwrap()))));
+    programmer.take(ServiceEvent::Slices(Update::Set(told(slices(MANY - 1).next_back().unwrap()))));
     now += Duration::from_secs(1);
     let (passed, _) = programmer.pass(false, now).unwrap();
     let writes = maps.take_writes();

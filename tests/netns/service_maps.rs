@@ -84,18 +84,19 @@ fn state() -> ServiceState {
 
 /// The same with a difference, in each map: an entry more, one less, or another value.
 fn others(state: &ServiceState) -> Vec<(&'static str, ServiceState)> {
-    let edits: [(&str, fn(&mut ServiceState)); 9] = [
-        ("a frontend less", |state| drop(state.frontends.pop_first())),
-        ("a frontend more", |state| drop(state.frontends.insert(key(1), frontend(9)))),
+    type Edit = fn(&mut ServiceState);
+    let edits: [(&str, Edit); 9] = [
+        ("a frontend less", |state| _ = state.frontends.pop_first()),
+        ("a frontend more", |state| _ = state.frontends.insert(key(1), frontend(9))),
         ("another frontend", |state| state.frontends.values_mut().for_each(|entry| entry.service = 8)),
-        ("a service less", |state| drop(state.services.pop_first())),
+        ("a service less", |state| _ = state.services.pop_first()),
         ("another slot", |state| state.backends.values_mut().for_each(|slot| *slot = backend(1))),
         ("another entry of SERVING", |state| state.serving.values_mut().for_each(|serving| serving.sets = 1)),
-        ("a range less", |state| drop(state.source_ranges.pop_first())),
-        ("a ServiceCIDR less", |state| drop(state.service_cidrs.pop_first())),
+        ("a range less", |state| _ = state.source_ranges.pop_first()),
+        ("a ServiceCIDR less", |state| _ = state.service_cidrs.pop_first()),
         ("no configuration", |state| state.config = None),
     ];
-    let other = |edit: fn(&mut ServiceState)| {
+    let other = |edit: Edit| {
         let mut other = state.clone();
         edit(&mut other);
         other

@@ -206,7 +206,7 @@ impl<'k, M: ServiceMaps, A: AfterPass> Loop<'k, M, A> {
         if synced {
             self.pending_since = None;
         }
-        let counts = self.programmer.counts();
+        let (counts, entries) = (self.programmer.counts(), self.programmer.entries());
         let mut problems = self.programmer.problems();
         problems.extend(self.repairs.fights());
         problems.extend(self.unread.clone());
@@ -216,6 +216,7 @@ impl<'k, M: ServiceMaps, A: AfterPass> Loop<'k, M, A> {
             snapshot.pending_since = pending_since;
             snapshot.filled = filled;
             snapshot.counts = counts;
+            snapshot.entries = entries;
             if synced {
                 if snapshot.synced.is_none() {
                     info!(?counts, "all Services are in the maps");

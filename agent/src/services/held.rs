@@ -59,6 +59,11 @@ impl<K: Ord + Copy, V: Copy + PartialEq> Held<K, V> {
         self.unsure.range(range).next().is_none() && held.eq(wanted)
     }
 
+    /// How many entries there are, or may be.
+    pub fn count(&self) -> usize {
+        self.sure.len() + self.unsure.len()
+    }
+
     /// Gives back what the map has room for and does not use.
     pub fn pack(&mut self) {
         pack(&mut self.sure);

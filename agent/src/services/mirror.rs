@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use ipnetwork::IpNetwork;
+use weft_common::layout::map;
 use weft_common::services::{
     Backend, Frontend, FrontendKey, Service, ServicesConfig, Serving, ServingKey, SlotKey, frontend,
 };
 
 use super::held::Held;
+use super::snapshot::MapEntries;
 use super::state::{ServiceState, SourceRange, Write};
 
 /// All maps that the agent writes for Services.
@@ -64,6 +66,17 @@ impl Mirror {
             && self.source_ranges.known() == other.source_ranges.known()
             && self.cidrs.known() == other.cidrs.known()
             && self.config.known() == other.config.known()
+    }
+
+    /// How many entries each map has that can be full, by its name.
+    pub fn entries(&self) -> MapEntries {
+        [
+            (map::FRONTENDS, self.frontends.count()),
+            (map::SERVICES, self.services.count()),
+            (map::BACKENDS, self.backends.count()),
+            (map::SERVING, self.serving.count()),
+            (map::SOURCE_RANGES, self.source_ranges.count()),
+        ]
     }
 
     /// Gives back what it has room for and does not use.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::desired::{Desired, DesiredPort, Touched};
 use super::here::Here;
 use super::identity::Hashes;
-use super::snapshot::{Counts, HostSockets, Passed};
+use super::snapshot::{Counts, HostSockets, MapEntries, Passed};
 use super::store::Store;
 use super::wanted;
 use super::writer::{Counted, Writer};
@@ -138,6 +138,11 @@ impl<'k, M: ServiceMaps> Programmer<'k, M> {
             frontends: self.desired.claims.len(),
             backends: self.desired.ports.values().map(backends).sum(),
         }
+    }
+
+    /// How many entries each map has; `None`: the maps have not been read.
+    pub fn entries(&self) -> Option<MapEntries> {
+        self.writer.entries()
     }
 
     /// Everything that is wrong.

@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub pending_since: Option<Instant>,
     /// How many there are.
     pub counts: Counts,
+    /// How many entries the maps have; `None`: they have not been read.
+    pub entries: Option<MapEntries>,
     /// What is wrong: with Services, with writes that the kernel refused, with entries that somebody keeps changing.
     pub problems: Vec<Problem>,
 }
@@ -36,10 +38,14 @@ impl Snapshot {
             synced: None,
             pending_since: None,
             counts: Counts::default(),
+            entries: None,
             problems: Vec::new(),
         }
     }
 }
+
+/// How many entries each map has that can be full, by its name.
+pub type MapEntries = [(&'static str, usize); 5];
 
 /// How many of each there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use super::desired::{Desired, DesiredPort, Touched};
 use super::failures::Failures;
 use super::mirror::{Mirror, slots_of};
 use super::repairs::damage;
+use super::snapshot::MapEntries;
 use super::state::Write;
 use super::steps::{Compared, STEPS, Step, Writes};
 use crate::datapath::{KernelError, ServiceMaps};
@@ -69,6 +70,11 @@ impl<'k, M: ServiceMaps> Writer<'k, M> {
     /// The maps have been read.
     pub const fn has_read(&self) -> bool {
         self.mirror.is_some()
+    }
+
+    /// How many entries each map has; `None`: the maps have not been read.
+    pub fn entries(&self) -> Option<MapEntries> {
+        self.mirror.as_ref().map(Mirror::entries)
     }
 
     /// Something was refused and is to be tried again.

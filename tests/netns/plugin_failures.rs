@@ -17,6 +17,9 @@ use crate::plugin_node::{PINS, PluginNode, ip, ip_in, of_pod, pod};
 
 /// ADD fails with this code and these words, and leaves nothing: no device, address, file nor map entry.
 fn assert_add_changes_nothing(node: &PluginNode, pod: &Namespace, code: u64, words: &[&str]) {
+    // The kernel tells a moment later that the devices of pods from before have their carrier.
+    let settled = || !ip(&["link"]).to_string().contains("NO-CARRIER");
+    wait::until_true(Duration::from_secs(20), "the carrier of all devices", settled).unwrap();
     let before = (ip(&["link"]), ip_in(pod, &["link"]), node.leftovers());
     let details = node.add("failing", pod).failure(code);
     for word in words {

@@ -37,3 +37,10 @@ pub(crate) fn processor() -> Result<String> {
     let name = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     Ok(name.map_or_else(|| env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()))
 }
+
+/// What this program was called with, as a contributor calls it, from the name of the benchmark on.
+pub(crate) fn command_line(benchmark: &str) -> String {
+    // xtask puts the folder of the programs in front.
+    let words = env::args().skip(1).skip_while(|word| word != benchmark);
+    ["cargo", "xtask", "bench"].map(String::from).into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}

@@ -1,13 +1,20 @@
 //! Every figure that weft publishes, with its peers measured in the same run: rounds interleaved, medians and ratios printed.
 
+mod agent;
+mod api_server;
+mod bars;
 mod cni;
 mod cpu;
 mod endurance;
 mod machine;
+mod objects;
+mod order;
 mod path;
 mod pins;
 mod plugins;
+mod process;
 mod sample;
+mod services;
 mod size;
 
 use std::path::PathBuf;
@@ -52,13 +59,16 @@ enum What {
     },
     /// Round trips, streams and small packets between pods, against a veth pair, a bridge, the kernel's VXLAN and a network like flannel's
     Path(path::Options),
+    /// Connections, requests and questions to Services, and what the daemon behind them costs, against kube-proxy
+    Services(services::Options),
     /// Time, memory, processor and writes that a large cluster costs the agent of a node
     Size(size::Options),
 }
 
 fn main() -> ExitCode {
-    // This program is its own server, and its own janitor.
-    if let Some(code) = path::serve::run_if_asked().or_else(reexec::run_if_asked) {
+    // This program is its own client and server, and its own janitor.
+    let asked = path::serve::run_if_asked().or_else(services::ends::run_if_asked);
+    if let Some(code) = asked.or_else(reexec::run_if_asked) {
         return code;
     }
     match run(Arguments::parse()) {
@@ -79,6 +89,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             cni::run(&counts, family, &weft, json.as_deref())
         }
         What::Path(options) => path::run(&options, &weft),
+        What::Services(options) => services::run(&options, &programs),
         What::Size(options) => size::run(&options, &programs),
     }
 }

@@ -4,7 +4,6 @@ mod addresses;
 mod aims;
 mod beds;
 mod measurement;
-mod order;
 mod peer;
 mod plot;
 mod program_cost;
@@ -26,6 +25,7 @@ use weft_tests::plan::Family;
 
 use crate::cpu::OneCpu;
 use crate::machine;
+use crate::order;
 use crate::pins::mount_bpffs;
 use addresses::Addresses;
 use beds::Bed;
@@ -180,7 +180,7 @@ fn measure(options: &Options, weft: &Path) -> Result<Record> {
     }
     let mut record = Record {
         date: machine::date(),
-        command: record::command_line(),
+        command: machine::command_line("path"),
         commit: machine::commit(),
         kernel: machine::kernel()?,
         processor: machine::processor()?,

@@ -45,6 +45,11 @@ impl Plugin {
         Self::new("weft-cni", program.to_owned(), configuration)
     }
 
+    /// Debian's ptp with host-local. What host-local stores goes to `folder`.
+    pub(crate) fn ptp(folder: &Path, subnets: &[IpNetwork]) -> Self {
+        Self::new("ptp + host-local", debian("ptp"), json!({ "ipam": host_local(folder, subnets) }))
+    }
+
     /// Debian's bridge with host-local. What host-local stores goes to `folder`.
     pub(crate) fn bridge(folder: &Path, bridge: &str, subnets: &[IpNetwork], mtu: u32) -> Self {
         let configuration = json!({
@@ -108,11 +113,10 @@ pub(crate) fn all(weft: &Path, family: Family, folder: &Path, pins: &Path) -> Re
         family.choose(v4, v6).into_iter().map(str::parse).collect::<Result<Vec<IpNetwork>, _>>()
     };
     write_facts(&state, "bench", &subnets(WEFT)?, 1450)?;
-    let ptp = json!({ "ipam": host_local(folder, &subnets(PTP)?) });
     let bridge = json!({ "bridge": "bench0", "isGateway": true, "ipam": host_local(folder, &subnets(BRIDGE)?) });
     Ok(vec![
         Plugin::weft(weft, &state, pins),
-        Plugin::new("ptp + host-local", debian("ptp"), ptp),
+        Plugin::ptp(folder, &subnets(PTP)?),
         Plugin::new("bridge + host-local", debian("bridge"), bridge),
     ])
 }

@@ -1,11 +1,10 @@
 //! `bench size`: what a large cluster costs a node's agent: time, memory, processor, writes to maps.
 
-mod maps;
+pub(crate) mod maps;
 mod node;
-mod objects;
 mod report;
-mod server;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -15,13 +14,14 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use weft_tests::instance::Instance;
 
+use crate::api_server::{CIDRS, NODES, SERVICES, SLICES, Server};
 use crate::machine;
+use crate::objects::{self, NAMESPACE, Size};
 use crate::pins::mount_bpffs;
+use crate::process::Usage;
 use crate::sample::Samples;
 use maps::Maps;
-use node::{Node, Usage};
-use objects::{NAMESPACE, Size};
-use server::{CIDRS, NODES, SERVICES, SLICES, Server};
+use node::Node;
 
 /// What is announced in metrics when writes succeed.
 const WRITES: &str = "weft_service_writes_total{result=\"done\"}";
@@ -139,8 +139,8 @@ fn measure(size: &Size, options: &Options, programs: &Path, figures: &mut Figure
     let bpffs = mount_bpffs(&folder)?;
     let mut node = Node::new(programs, &folder, &bpffs)?;
     let outcome = measure_on(&mut node, size, options, figures);
-    let stopped = node.stop();
-    outcome.with_context(|| node.log())?;
+    let stopped = node.agent.stop();
+    outcome.with_context(|| node.agent.log())?;
     stopped?;
     // The maps go with their pins.
     std::fs::remove_dir_all(&folder)
@@ -154,10 +154,10 @@ fn measure_on(node: &mut Node, size: &Size, options: &Options, figures: &mut Fig
     fill(&server, size);
 
     // From nothing.
-    let started = node.start()?;
-    let maps = Maps::open(&node.pins)?;
+    let started = node.agent.start()?;
+    let maps = Maps::open(&node.agent.pins)?;
     let (full, ready) = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| node.wait_until_ready());
+        let waiting = scope.spawn(|| node.agent.wait_until_ready());
         let full = maps.wait_until_full(size);
         (full, waiting.join())
     });
@@ -167,67 +167,62 @@ fn measure_on(node: &mut Node, size: &Size, options: &Options, figures: &mut Fig
     figures.lists.push((listed - started).as_secs_f64());
     figures.load.push(full.saturating_duration_since(listed).as_secs_f64());
     figures.load_health.push(longest.as_secs_f64() * 1e3);
-    figures.load_writes.push(node.metric(WRITES)?);
+    figures.load_writes.push(node.agent.metric(WRITES)?);
     figures.listed_mebibytes.push(server.forget_lists() as f64 / 1024.0 / 1024.0);
 
     // What it costs to do nothing, the look at all maps once a minute included.
     sleep(Duration::from_secs(5));
     let idle = watched(node, options.seconds, || Ok(()))?;
-    let usage = node.usage()?;
+    let usage = node.agent.usage()?;
     figures.idle.push(idle);
     figures.memory.push(usage.memory);
     figures.own_memory.push(usage.own_memory);
     figures.peak_memory.push(usage.peak);
 
     // One endpoint of one Service comes or goes, fifty times a second.
+    let mut changes = Changes { server: &server, maps: &maps, size, short: HashSet::new() };
     let mut numbers = (0..size.services).cycle().step_by(7);
-    let before = node.metric(WRITES)?;
+    let before = node.agent.metric(WRITES)?;
     let mut count = 0_u32;
     let began = Instant::now();
     let busy = watched(node, options.seconds, || {
         while began.elapsed() < Duration::from_secs(options.seconds) {
             sleep((Duration::from_millis(20) * count).saturating_sub(began.elapsed()));
             let number = numbers.next().unwrap_or_default();
-            figures.change.push(change(&server, &maps, size, number, 0)?);
+            figures.change.push(changes.one(number, 0)?);
             count += 1;
         }
         Ok(())
     })?;
     figures.busy.push(busy);
     figures.changes_a_second.push(f64::from(count) / began.elapsed().as_secs_f64());
-    figures.busy_memory.push(node.usage()?.memory);
+    figures.busy_memory.push(node.agent.usage()?.memory);
     sleep(Duration::from_secs(3));
-    figures.change_writes.push((node.metric(WRITES)? - before) / f64::from(count));
+    figures.change_writes.push((node.agent.metric(WRITES)? - before) / f64::from(count));
 
     // The same of the largest one.
     if size.large > 0 {
-        let before = node.metric(WRITES)?;
+        let before = node.agent.metric(WRITES)?;
         const CHANGES: u32 = 50;
         for turn in 0..CHANGES {
-            figures.large_change.push(change(
-                &server,
-                &maps,
-                size,
-                size.services,
-                turn % size.slices_of(size.services),
-            )?);
+            figures.large_change.push(changes.one(size.services, turn % size.slices_of(size.services))?);
             sleep(Duration::from_millis(50));
         }
         sleep(Duration::from_secs(3));
-        figures.large_change_writes.push((node.metric(WRITES)? - before) / f64::from(CHANGES));
+        figures.large_change_writes.push((node.agent.metric(WRITES)? - before) / f64::from(CHANGES));
     }
 
     // A second agent on the same maps.
-    node.stop()?;
+    node.agent.stop()?;
     server.forget_lists();
-    let started = node.start()?;
-    let (ready, _) = node.wait_until_ready()?;
+    let started = node.agent.start()?;
+    let (ready, _) = node.agent.wait_until_ready()?;
     let listed = server.all_listed().context("not everything was listed")?;
     figures.restart.push((ready - started).as_secs_f64());
     figures.restart_after_lists.push(ready.saturating_duration_since(listed).as_secs_f64());
     sleep(Duration::from_secs(3));
-    figures.restart_writes.push(node.metric(WRITES)?);
-    let Usage { memory, peak, .. } = node.usage()?;
+    figures.restart_writes.push(node.agent.metric(WRITES)?);
+    let Usage { memory, peak, .. } = node.agent.usage()?;
     figures.restart_memory.push(memory);
     figures.restart_peak.push(peak);
     Ok(())
@@ -235,23 +230,37 @@ fn measure_on(node: &mut Node, size: &Size, options: &Options, figures: &mut Fig
 
 /// Does something for so many seconds, and gives the share of a CPU that the agent had meanwhile, in percent.
 fn watched(node: &Node, seconds: u64, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let (began, before) = (Instant::now(), node.usage()?.cpu);
+    let (began, before) = (Instant::now(), node.agent.usage()?.cpu);
     work()?;
     sleep(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
-    Ok((node.usage()?.cpu - before) / began.elapsed().as_secs_f64() * 100.0)
+    Ok((node.agent.usage()?.cpu - before) / began.elapsed().as_secs_f64() * 100.0)
 }
 
-/// Has the first endpoint of a slice go, or come back where it is gone, and waits for it. Gives how many milliseconds that took.
-fn change(server: &Server, maps: &Maps, size: &Size, number: u32, index: u32) -> Result<f64> {
-    let now = maps.service(number).context("a Service is not in the maps")?.cluster.count;
-    // Of the largest, slice after slice loses one, and then gets it back.
-    let all = server.is_short(&key(&objects::slice_name(number, index)));
-    let expected = if all { now + 1 } else { now - 1 };
-    let name = objects::slice_name(number, index);
-    let triggered = jiff::Timestamp::now().to_string();
-    let began = server
-        .change(SLICES, key(&name), !all, |version| objects::slice(size, number, index, all, version, &triggered));
-    Ok((maps.wait_for_count(number, expected)? - began).as_secs_f64() * 1e3)
+/// Changes of endpoints, one after the other.
+struct Changes<'a> {
+    server: &'a Server,
+    maps: &'a Maps,
+    size: &'a Size,
+    /// Slices whose first endpoint is not ready.
+    short: HashSet<String>,
+}
+
+impl Changes<'_> {
+    /// Has the first endpoint of a slice go, or come back where it is gone, and waits for it. Gives how many milliseconds that took.
+    fn one(&mut self, number: u32, index: u32) -> Result<f64> {
+        let now = self.maps.service(number).context("a Service is not in the maps")?.cluster.count;
+        // Of the largest, slice after slice loses one, and then gets it back.
+        let name = objects::slice_name(number, index);
+        let all = !self.short.insert(name.clone());
+        if all {
+            self.short.remove(&name);
+        }
+        let expected = if all { now + 1 } else { now - 1 };
+        let triggered = jiff::Timestamp::now().to_string();
+        let slice = |version| objects::slice(self.size, number, index, all, version, &triggered);
+        let began = self.server.change(SLICES, key(&name), slice);
+        Ok((self.maps.wait_for_count(number, expected)? - began).as_secs_f64() * 1e3)
+    }
 }
 
 fn key(name: &str) -> String {

@@ -1,7 +1,6 @@
 //! A run as it is written to a file: every sample, and what it was taken on.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::path::Path;
 
@@ -99,11 +98,4 @@ impl Record {
         };
         Aim::all().into_iter().filter_map(outcome).collect()
     }
-}
-
-/// What this program was called with, as a contributor calls it.
-pub(crate) fn command_line() -> String {
-    // xtask puts the folder of the programs in front.
-    let words = env::args().skip(1).skip_while(|word| word != "path");
-    ["cargo", "xtask", "bench"].map(String::from).into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }

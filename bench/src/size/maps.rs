@@ -13,7 +13,7 @@ use weft_common::address::to_bytes;
 use weft_common::layout::map;
 use weft_common::services::{Backend, Frontend, FrontendKey, Service, Serving, ServingKey, SlotKey};
 
-use super::objects::{NAMESPACE, PORT, PORT_NAME, Size, cluster_ip, service_name};
+use crate::objects::{NAMESPACE, PORT, PORT_NAME, Size, cluster_ip, service_name};
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(120);

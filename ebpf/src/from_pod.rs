@@ -12,10 +12,14 @@ use crate::maps::Node;
 use crate::packet::{self, Frame, Packet};
 use crate::step::{MAY_BE_REPLY, Step};
 use crate::verdict::{self, Verdict};
-use crate::{deliver, header_chain, hop_limit, leaving, maps, neighbour, overlay, refuse, reply, size, to_backend};
+use crate::{
+    deliver, direct, header_chain, hop_limit, leaving, maps, neighbour, overlay, refuse, reply, size, to_backend,
+};
 
 /// What [`weft_from_pod`] gives instead of an action where the destination is neither a pod of this node nor one of another.
 const MAY_BE_FOR_SERVICE: i32 = MAY_BE_REPLY + 1;
+/// The same where it is a pod of another node, and a flow may have to give way.
+const MAY_BE_DIRECT: i32 = MAY_BE_REPLY + 2;
 
 /// The program: a few steps, most often one.
 #[classifier]
@@ -28,14 +32,28 @@ fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
     Ok(match weft_from_pod(skb.skb) {
         MAY_BE_REPLY => match reply::translate(skb, Way::ToPod)? {
             Step::Taken => Verdict::Taken,
-            _ => Verdict::Decided(weft_forward(skb.skb)),
+            step => {
+                if step == Step::Nothing {
+                    direct::weft_reclaim(skb.skb);
+                }
+                Verdict::Decided(weft_forward(skb.skb))
+            }
         },
+        MAY_BE_DIRECT => {
+            direct::weft_reclaim(skb.skb);
+            Verdict::Decided(weft_forward(skb.skb))
+        }
         MAY_BE_FOR_SERVICE => match to_backend::translate(skb) {
             Err(DropReason::ServiceRefused) => refuse::answer(skb),
             Err(reason) => return Err(reason),
             Ok(Step::Taken) => Verdict::Taken,
             Ok(Step::Done) => Verdict::Decided(weft_forward(skb.skb)),
-            Ok(_) => Verdict::Decided(weft_leave(skb.skb)),
+            Ok(step) => {
+                if step == Step::Nothing {
+                    direct::weft_reclaim(skb.skb);
+                }
+                Verdict::Decided(weft_leave(skb.skb))
+            }
         },
         action => Verdict::Decided(action),
     })
@@ -69,7 +87,10 @@ fn take(skb: &SkBuff) -> Result<Verdict, DropReason> {
         };
     }
     match maps::node_of_pod(&packet.destination) {
-        Some(node) if !node.local => to_node(skb, &packet, transport, &node),
+        Some(node) if !node.local => match direct::may_be(transport) {
+            true => Ok(Verdict::Decided(MAY_BE_DIRECT)),
+            false => to_node(skb, &packet, transport, &node),
+        },
         // Of a packet that came from too far the stack tells its sender, who knows only what it sent.
         _ if hop_limit::permits_forwarding(&packet) => Ok(Verdict::Decided(MAY_BE_FOR_SERVICE)),
         _ => leave(skb, &packet, transport),

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use weft_common::reason::Program;
 
 use crate::datapath::{Datapath, Outcome, into_the_overlay, pins, to_other_pod};
-use crate::frames::Frame;
+use crate::frames::{Frame, TCP, UDP};
 use crate::services::Services;
-use crate::services_packets::{Case, SERVICE_PORT, answer, at, from, to};
+use crate::services_packets::{Case, RST, SERVICE_PORT, answer, at, from, sctp, segment, to};
 use crate::services_to_backend::{expect, up};
 
 /// Sends the first packet of a case to a backend.
@@ -123,5 +123,69 @@ fn an_answer_whose_client_is_gone_is_left_to_the_stack() {
         datapath.stand_at(11);
         datapath.maps.remove_endpoint(case.frame.source).unwrap();
         expect(&datapath, Program::FromPod, &case.name(), &answer(&asked), Outcome::Passed);
+    }
+}
+
+#[test]
+fn a_client_that_dials_the_backend_itself_from_the_same_port_is_answered_by_it() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    let [source, destination]: [IpAddr; 2] = ["192.0.2.2", "192.0.2.1"].map(|address| address.parse().unwrap());
+    for case in Case::all().filter(|case| case.protocol == UDP) {
+        for (backend, port) in
+            [case.family.other_pod, case.family.remote_pod, case.family.outside].into_iter().zip(4000..)
+        {
+            let case = Case { frame: case.frame.clone().source_port(port), ..case };
+            let what = format!("{}, backend {backend}", case.name());
+            let arrives = |answer: &Frame, expected: &Frame| {
+                // The answer takes the way that answers from there take: out of the other pod, from the underlay, or by the stack.
+                datapath.stand_at(if backend == case.family.outside { 10 } else { 11 });
+                let (program, frame, outcome) = if backend == case.family.other_pod {
+                    (Program::FromPod, answer.bytes(), to_other_pod(expected))
+                } else if backend == case.family.remote_pod {
+                    let frame = Frame::vxlan(source, destination, &answer.bytes());
+                    (Program::FromUnderlay, frame.bytes(), to_other_pod(expected))
+                } else if answer.bytes() == expected.bytes() {
+                    (Program::ToPod, answer.bytes(), Outcome::Passed)
+                } else {
+                    (Program::ToPod, answer.bytes(), up(expected))
+                };
+                assert_eq!(datapath.run(program, &frame), outcome, "{what}");
+                datapath.stand_at(10);
+            };
+            datapath.stand_at(10);
+            let asked = dial(&datapath, &services, &case, backend);
+            arrives(&answer(&asked), &answer(&case.frame));
+            // A socket that is closed gives its port to the next one, which dials the pod.
+            for _ in 0..2 {
+                let outcome = datapath.run(Program::FromPod, &asked.bytes());
+                assert!(matches!(outcome, Outcome::Redirected(_) | Outcome::Passed), "{what}: {outcome:?}");
+                arrives(&answer(&asked), &answer(&asked));
+            }
+            // And the one after that the Service again.
+            let again = dial(&datapath, &services, &case, backend);
+            arrives(&answer(&again), &answer(&case.frame));
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_is_over_leaves_its_port_to_one_with_the_backend_itself() {
+    let datapath = Datapath::load();
+    let services = Services::open(pins());
+    for case in Case::all().filter(|case| case.protocol != UDP) {
+        datapath.stand_at(10);
+        let asked = dial(&datapath, &services, &case, case.family.other_pod);
+        // One that lives has the port to itself: its client cannot have another one from there.
+        expect(&datapath, Program::FromPod, &case.name(), &asked, to_other_pod(&asked));
+        datapath.stand_at(11);
+        expect(&datapath, Program::FromPod, &case.name(), &answer(&asked), to_other_pod(&answer(&case.frame)));
+        datapath.stand_at(10);
+        let over = if case.protocol == TCP { segment(case.frame.clone(), RST) } else { sctp(case.frame.clone(), 6) };
+        let told = to(&over, case.family.other_pod, 8080);
+        expect(&datapath, Program::FromPod, &case.name(), &over, to_other_pod(&told));
+        expect(&datapath, Program::FromPod, &case.name(), &asked, to_other_pod(&asked));
+        datapath.stand_at(11);
+        expect(&datapath, Program::FromPod, &case.name(), &answer(&asked), to_other_pod(&answer(&asked)));
     }
 }

@@ -145,7 +145,10 @@ impl Client {
     pub(crate) fn turn(&self, measurement: Measurement, server: SocketAddr, count: usize) -> Result<Turn> {
         let name = serde_json::to_value(measurement)?;
         let name = name.as_str().context("a measurement has a name")?;
-        let output = self.command(&["turn", name, &server.to_string(), &count.to_string()])?.output()?;
+        let output = self
+            .command(&["turn", name, &server.to_string(), &count.to_string()])?
+            .stderr(Stdio::inherit())
+            .output()?;
         ensure!(output.status.success(), "the client failed: {}", output.status);
         serde_json::from_slice(&output.stdout).context("the client gave no result")
     }

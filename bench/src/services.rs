@@ -28,6 +28,10 @@ use record::{Daemon, Line, Record};
 
 /// kube-proxy waits a second between two looks at what has changed; a change is never measured sooner after the last one.
 const BETWEEN_CHANGES: Duration = Duration::from_millis(1200);
+/// For how long daemons are watched, the share of a CPU that is as good as none, and for how long they may have more.
+const LOOK: Duration = Duration::from_millis(300);
+const QUIET: f64 = 0.1;
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Changes a second while the processor's time is measured.
 const CHANGES_A_SECOND: u32 = 50;
 
@@ -177,8 +181,7 @@ fn watch(beds: &[Bed], daemons: &mut [Daemon], options: &Options) -> Result<()> 
         }
         daemon.changes_a_second = f64::from(count) / began.elapsed().as_secs_f64();
         daemon.busy = (bed.usage()?.cpu - before) / began.elapsed().as_secs_f64() * 100.0;
-        // What is behind comes to an end before the next one is measured.
-        sleep(Duration::from_secs(5));
+        settle(beds)?;
         let usage = bed.usage()?;
         daemon.busy_memory = usage.memory;
         daemon.peak = usage.peak;
@@ -192,6 +195,7 @@ fn changes(beds: &[Bed], daemons: &mut [Daemon], options: &Options) -> Result<()
     for update in 0..options.updates {
         for index in order::of_round(update, beds.len()) {
             sleep(BETWEEN_CHANGES.saturating_sub(last[index].elapsed()));
+            settle(beds)?;
             // The Service begins with the backend 0.
             let time = beds[index].update(u8::from(update % 2 == 0))?;
             daemons[index].update.push(time);
@@ -199,4 +203,17 @@ fn changes(beds: &[Bed], daemons: &mut [Daemon], options: &Options) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Waits until no daemon works on what came before: the next change has the machine to itself.
+fn settle(beds: &[Bed]) -> Result<()> {
+    let used = || beds.iter().map(Bed::cpu).sum::<Result<f64>>();
+    let began = Instant::now();
+    loop {
+        let before = used()?;
+        sleep(LOOK);
+        if used()? - before < QUIET * LOOK.as_secs_f64() || began.elapsed() > PATIENCE {
+            return Ok(());
+        }
+    }
 }

@@ -53,6 +53,15 @@ enum Daemon {
     KubeProxy(KubeProxy),
 }
 
+impl Daemon {
+    fn usage(&self) -> Result<Usage> {
+        match self {
+            Self::Weft(agent) => agent.usage(),
+            Self::KubeProxy(proxy) => proxy.usage(),
+        }
+    }
+}
+
 impl Bed {
     /// Makes one below `folder`, which is its own. Maps are pinned below `pins`.
     pub(crate) fn new(peer: Peer, size: &Size, programs: &Path, folder: &Path, pins: &Path) -> Result<Self> {
@@ -191,10 +200,12 @@ impl Bed {
 
     /// What the daemon of the first node has used so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        match self.daemons.first().context("a bed has daemons")? {
-            Daemon::Weft(agent) => agent.usage(),
-            Daemon::KubeProxy(proxy) => proxy.usage(),
-        }
+        self.daemons.first().context("a bed has daemons")?.usage()
+    }
+
+    /// Seconds that all daemons were on a CPU so far.
+    pub(crate) fn cpu(&self) -> Result<f64> {
+        self.daemons.iter().map(|daemon| daemon.usage().map(|usage| usage.cpu)).sum()
     }
 
     /// What the daemons said, for an error.

@@ -68,18 +68,37 @@ fn a_flow_is_among_the_established_once_it_was_answered() {
 }
 
 #[test]
-fn a_flood_of_new_flows_leaves_those_that_were_answered() {
+fn a_flood_of_a_million_new_flows_leaves_those_that_were_answered() {
+    /// Turns through all ports: by the time that one comes again, its flow has been pushed out.
+    const TURNS: usize = 5;
     let node = Dialled::new();
-    for case in Case::all().filter(|case| case.protocol == UDP) {
-        node.serve(&case, 8080);
-        node.goes_to(&case, "first", &case.frame, 8080);
-        node.answers(&case, "answer", &case.frame, 8080);
-        for port in 10_000..50_000 {
+    let cases: Vec<Case> = Case::all().filter(|case| matches!(case.protocol, UDP | TCP)).collect();
+    let mut count = 0;
+    for case in &cases {
+        node.serve(case, 8080);
+        node.goes_to(case, "first", &case.frame, 8080);
+        node.answers(case, "answer", &case.frame, 8080);
+    }
+    for case in &cases {
+        for port in (0..TURNS).flat_map(|_| 10_000..60_000_u16) {
             node.datapath.run_uncounted(PROGRAM, &case.frame.clone().source_port(port).bytes());
+            count += 1;
         }
+    }
+    assert_eq!(count, 1_000_000);
+    let [new, answered] = node.services.flows();
+    assert!(new > 10_000 && answered == 2 * cases.len(), "{new} new, {answered} answered");
+    for case in &cases {
         let (flow, answered) = node.services.flow(&case.frame).expect("it is still there");
         assert!(answered && flow.service == case.id());
-        node.answers(&case, "an answer after the flood", &case.frame, 8080);
+        node.goes_to(case, "after the flood", &later(case), 8080);
+        node.answers(case, "an answer after the flood", &later(case), 8080);
+    }
+    // Whoever comes next gets in as before.
+    for case in &cases {
+        let next = case.frame.clone().source_port(5000);
+        node.goes_to(case, "next", &next, 8080);
+        node.answers(case, "next", &next, 8080);
     }
 }
 

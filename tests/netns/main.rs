@@ -49,6 +49,7 @@ mod service_maps;
 mod services;
 mod services_agent;
 mod services_agent_bed;
+mod services_agent_udp;
 mod services_bed;
 mod services_sockets;
 mod services_sockets_again;

@@ -172,16 +172,42 @@ fn a_udp_socket_of_the_host_is_never_stuck_on_a_backend_that_went() {
 
 #[test]
 fn clients_see_nothing_of_a_thousand_updates_nor_of_agents_that_are_killed() {
-    ServicesBed::run(ALL, |bed| {
+    clients_see_nothing_of_updates_nor_of_agents_that_are_killed(ALL);
+}
+
+#[test]
+fn clients_whose_packets_are_translated_see_nothing_of_a_thousand_updates_nor_of_agents_that_are_killed() {
+    clients_see_nothing_of_updates_nor_of_agents_that_are_killed(HOST);
+}
+
+/// A thousand updates, and an agent that is killed every second, under short connections, questions by UDP and long streams.
+fn clients_see_nothing_of_updates_nor_of_agents_that_are_killed(setting: &str) {
+    ServicesBed::run(setting, |bed| {
         let [near, far] = [&bed.places[1], &bed.places[2]];
         let states = [vec![near], vec![far], vec![near, far]];
         bed.set_service(1, &[near]);
-        let [host, pod] = bed.clients();
-        let [other_host, other_pod] = bed.clients();
+        let clients = [bed.clients(), bed.clients(), bed.clients()];
+        let [[host, pod], [other_host, other_pod], [host_of_streams, pod_of_streams]] = &clients;
+        let third_pod = &bed.clients()[1];
         let dialled = [4, 6].map(|family| address(Dialled::ClusterIp, 1, family));
-        dialled.iter().for_each(|dialled| bed.wait_for(&host, Kind::Tcp, *dialled, &[near]));
-        let loops =
-            [(&host, Kind::Tcp, 0), (&other_host, Kind::Udp, 1), (&pod, Kind::Tcp, 1), (&other_pod, Kind::Tcp, 0)];
+        dialled.iter().for_each(|dialled| bed.wait_for(host, Kind::Tcp, *dialled, &[near]));
+        // The server has said all that it has to say, and listens for as long as its client speaks.
+        let streams: Vec<_> = [host_of_streams, pod_of_streams]
+            .into_iter()
+            .flat_map(|client| dialled.map(|dialled| (client, dialled)))
+            .map(|(client, dialled)| {
+                let stream = client.process.open(Kind::Tcp, Family::V6);
+                stream.connect(dialled).unwrap();
+                (client.what, dialled, stream)
+            })
+            .collect();
+        let loops = [
+            (host, Kind::Tcp, 0),
+            (other_host, Kind::Udp, 1),
+            (pod, Kind::Tcp, 1),
+            (other_pod, Kind::Tcp, 0),
+            (third_pod, Kind::Udp, 0),
+        ];
         std::thread::scope(|scope| {
             let dials = loops.map(|(client, kind, index)| {
                 let limit = Duration::from_secs(12);
@@ -191,7 +217,12 @@ fn clients_see_nothing_of_a_thousand_updates_nor_of_agents_that_are_killed() {
                 bed.set_endpoints(1, &states[update % states.len()]);
                 if update % 100 == 50 {
                     bed.node().stop_agent(Signal::SIGKILL);
-                    start(bed.node(), ALL);
+                    start(bed.node(), setting);
+                }
+                if update % 10 == 0 {
+                    for (what, dialled, stream) in &streams {
+                        assert_eq!(stream.send("and on"), Ok(()), "{what}, the stream to {dialled}, update {update}");
+                    }
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -203,7 +234,11 @@ fn clients_see_nothing_of_a_thousand_updates_nor_of_agents_that_are_killed() {
                 assert_eq!(heard.len(), 2, "{what} {kind:?}: {heard:?}");
             }
         });
+        for (what, dialled, stream) in streams {
+            let (answer, _) = stream.receive().unwrap();
+            assert!(answer.starts_with(&server(near, dialled)), "{what}, the stream to {dialled}: {answer}");
+        }
         bed.set_endpoints(1, &[far]);
-        dialled.iter().for_each(|dialled| bed.wait_for(&host, Kind::Tcp, *dialled, &[far]));
+        dialled.iter().for_each(|dialled| bed.wait_for(host, Kind::Tcp, *dialled, &[far]));
     });
 }

@@ -1,7 +1,5 @@
 //! What is aimed at, and what came of it.
 
-use serde::{Deserialize, Serialize};
-
 use super::measurement::{Measurement, Peer, Target};
 use super::record::{Daemon, Record};
 
@@ -11,8 +9,7 @@ const OF_POD: f64 = 1.03;
 const AHEAD: f64 = 1.0;
 
 /// An aim that was measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) aim: String,
     pub(crate) ratio: f64,
@@ -33,6 +30,11 @@ pub(crate) const FIGURES: [(&str, Figure); 6] = [
 ];
 
 impl Record {
+    /// A tick of the kernel's clock for processes (USER_HZ is 100), as a share of the time in percent.
+    fn least_share(&self) -> f64 {
+        1.0 / self.seconds.max(1) as f64
+    }
+
     /// What came of the aims.
     pub(crate) fn outcomes(&self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
@@ -49,8 +51,8 @@ impl Record {
         for services in self.sizes() {
             let pair = self.daemon(services, Peer::Weft).zip(self.daemon(services, Peer::KubeProxy));
             for (name, figure) in FIGURES {
-                // A share of a CPU that is too small to be seen is no ratio.
-                let ratio = pair.map(|(own, other)| figure(own) / figure(other)).filter(|ratio| ratio.is_finite());
+                // What the kernel's clock for processes cannot see counts as the least that it can.
+                let ratio = pair.map(|(own, other)| figure(own) / figure(other).max(self.least_share()));
                 outcomes.extend(ratio.map(|ratio| ahead(&format!("{name}, {services} Services"), ratio)));
             }
         }

@@ -9,7 +9,6 @@ use weft_tests::command::{command, output};
 use weft_tests::tools;
 
 use super::Options;
-use super::aims::Outcome;
 use super::measurement::{Measurement, Peer, Place, Target, Turn};
 use crate::machine;
 use crate::objects::Size;
@@ -32,7 +31,6 @@ pub(crate) struct Record {
     pub(crate) seconds: u64,
     pub(crate) lines: Vec<Line>,
     pub(crate) daemons: Vec<Daemon>,
-    pub(crate) aims: Vec<Outcome>,
 }
 
 /// What a client was given, in microseconds, a sample a round.
@@ -133,7 +131,6 @@ impl Record {
             seconds: options.seconds,
             lines: Vec::new(),
             daemons: Vec::new(),
-            aims: Vec::new(),
         })
     }
 

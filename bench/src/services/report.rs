@@ -106,7 +106,7 @@ fn spread(samples: &Samples, digits: usize) -> String {
 fn aims(record: &Record, markdown: bool) -> Table {
     let mut table = table(markdown);
     table.set_header(["aim", "measured", ""]);
-    for outcome in &record.aims {
+    for outcome in record.outcomes() {
         let word = if outcome.met { "met" } else { "missed" };
         table.add_row([Cell::new(&outcome.aim), right(format!("{:.3}", outcome.ratio)), Cell::new(word)]);
     }

@@ -8,6 +8,7 @@ mod address;
 mod congestion;
 #[cfg(target_arch = "bpf")]
 mod deliver;
+#[cfg(target_arch = "bpf")]
 mod direct;
 #[cfg(target_arch = "bpf")]
 mod fast_path;

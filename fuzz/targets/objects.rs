@@ -34,7 +34,9 @@ fn check(data: &[u8]) -> Corpus {
     let (mut objects, mut now) = (Objects::default(), Instant::now());
     programmer.take_cluster(&objects.cluster());
     let lists = objects.lists().unwrap_or_else(|error| panic!("nothing is listed: {error}"));
-    lists.into_iter().for_each(|event| drop(programmer.take(event)));
+    for event in lists {
+        programmer.take(event);
+    }
     let mut was_read = false;
     for line in data.split(|byte| *byte == b'\n').take(OBJECTS) {
         let Ok(object) = serde_json::from_slice::<Value>(line) else { continue };
@@ -82,7 +84,7 @@ fn contradicts_nowhere(state: &ServiceState) {
             [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|of| of.number() == key.protocol);
         let Some(protocol) = protocol else { panic!("a frontend of no protocol: {key:?}") };
         assert!(to.port() != 0 && !to.ip().is_unspecified() && !to.ip().is_multicast(), "{to} can be dialled");
-        let [pod, other] = CLIENTS[usize::from(to.is_ipv6())].map(|text| text.parse::<IpAddr>());
+        let [pod, other] = CLIENTS[usize::from(to.is_ipv6())].map(str::parse::<IpAddr>);
         let clients = [Some(Client::Host), pod.ok().map(Client::Pod), other.ok().map(Client::Elsewhere)];
         for client in clients.into_iter().flatten() {
             let verdict = verdict(state, client, Dial { protocol, to });

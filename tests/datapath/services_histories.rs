@@ -13,7 +13,7 @@ use weft_common::reason::Program;
 use weft_common::services::Flow;
 
 use crate::datapath::{Datapath, Outcome, into_the_overlay, pins, to_other_pod, to_this_pod};
-use crate::frames::{Frame, SCTP, TCP};
+use crate::frames::{Frame, SCTP, TCP, UDP};
 use crate::services::{Port, Services};
 use crate::services_packets::{ACK, Case, FIN, RST, SERVICE_PORT, SYN, answer, at, from, sctp, segment, to};
 use crate::services_to_backend::{expect, up};
@@ -49,10 +49,13 @@ enum Step {
     Serve(Vec<(Place, u16)>),
     Send(Dial, Says),
     Answer(Dial),
+    /// A client port asks a backend itself, and is answered.
+    Direct(u16, (Place, u16)),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let place = prop_oneof![Just(Place::Beside), Just(Place::Itself), Just(Place::OtherNode), Just(Place::Outside)];
+    let elsewhere = prop_oneof![Just(Place::Beside), Just(Place::OtherNode), Just(Place::Outside)];
     let says =
         prop_oneof![4 => Just(Says::Begins), 3 => Just(Says::GoesOn), 1 => Just(Says::Ends), 1 => Just(Says::Breaks)];
     let dial = || (0..CLIENTS, any::<bool>());
@@ -60,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => vec((place, 8080..8083_u16), 0..4).prop_map(Step::Serve),
         6 => (dial(), says).prop_map(|(dial, says)| Step::Send(dial, says)),
         4 => dial().prop_map(Step::Answer),
+        2 => (0..CLIENTS, (elsewhere, 8080..8083_u16)).prop_map(|(client, backend)| Step::Direct(client, backend)),
     ]
 }
 
@@ -168,22 +172,61 @@ impl History<'_> {
         self.flows.insert(dial, (flow, goes_on && !was_over));
     }
 
+    /// Asks a backend itself. Only UDP, where the next socket may have any port of the last one's.
+    fn direct(&mut self, client: u16, (place, port): (Place, u16)) {
+        if self.case.protocol != UDP {
+            return;
+        }
+        let source_port = self.first_port + client;
+        let asked = to(&self.case.frame, self.address(place), port).source_port(source_port);
+        self.datapath.stand_at(10);
+        let expected = match place {
+            Place::OtherNode => into_the_overlay(&asked),
+            Place::Outside => Outcome::Passed,
+            _ => to_other_pod(&asked),
+        };
+        expect(self.datapath, Program::FromPod, "a question to the backend itself", &asked, expected);
+        let backends =
+            |flow: &Flow| self.backend(flow) == (place, port) && flow.source_port == source_port.to_be_bytes();
+        let gone: Vec<Dial> =
+            self.flows.iter().filter(|(_, (flow, _))| backends(flow)).map(|(dial, _)| *dial).collect();
+        for dial in gone {
+            self.flows.remove(&dial);
+        }
+        let reply = answer(&asked);
+        match place {
+            Place::Outside => self.hear(place, &reply, Outcome::Passed),
+            _ => self.hear(place, &reply, to_other_pod(&reply)),
+        }
+    }
+
     /// The backend answers what it got last.
     fn answer(&self, dial: Dial) {
         let Some((flow, true)) = self.flows.get(&dial) else { return };
         let frame = self.frame(dial, Says::GoesOn);
         let (heard, reply) = (answer(&frame), answer(&self.translated(&frame, flow)));
-        let (program, reply, stands_at, outcome) = match self.backend(flow).0 {
-            Place::Beside => (Program::FromPod, reply, 11, to_other_pod(&heard)),
-            Place::Itself => (Program::FromPod, reply, 10, to_this_pod(&heard)),
+        let place = self.backend(flow).0;
+        let outcome = match place {
+            Place::Beside | Place::OtherNode => to_other_pod(&heard),
+            Place::Itself => to_this_pod(&heard),
+            Place::Outside => up(&heard),
+        };
+        self.hear(place, &reply, outcome);
+    }
+
+    /// An answer comes from where a backend is.
+    fn hear(&self, place: Place, reply: &Frame, outcome: Outcome) {
+        let (program, reply, stands_at) = match place {
+            Place::Beside => (Program::FromPod, reply.clone(), 11),
+            Place::Itself => (Program::FromPod, reply.clone(), 10),
             Place::OtherNode => {
                 let [source, destination] = ["192.0.2.2", "192.0.2.1"].map(|address| address.parse().unwrap());
-                (Program::FromUnderlay, Frame::vxlan(source, destination, &reply.bytes()), 11, to_other_pod(&heard))
+                (Program::FromUnderlay, Frame::vxlan(source, destination, &reply.bytes()), 11)
             }
-            Place::Outside => (Program::ToPod, reply, 10, up(&heard)),
+            Place::Outside => (Program::ToPod, reply.clone(), 10),
         };
         self.datapath.stand_at(stands_at);
-        expect(self.datapath, program, &format!("the answer to {dial:?}"), &reply, outcome);
+        expect(self.datapath, program, &format!("the answer of {place:?}"), &reply, outcome);
     }
 }
 
@@ -206,6 +249,7 @@ fn whatever_happens_no_packet_leaves_untranslated_and_every_answer_comes_from_wh
                     Step::Serve(backends) => history.serve(backends),
                     Step::Send(dial, says) => history.send(dial, says),
                     Step::Answer(dial) => history.answer(dial),
+                    Step::Direct(client, backend) => history.direct(client, backend),
                 }
             }
             Ok(())

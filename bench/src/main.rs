@@ -16,6 +16,7 @@ mod process;
 mod sample;
 mod services;
 mod size;
+mod tables;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

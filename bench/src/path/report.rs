@@ -1,10 +1,11 @@
 //! A run as tables.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, Table};
 
 use super::measurement::Measurement;
 use super::peer::{LINES, Place};
 use super::record::Record;
+use crate::tables::{right, table};
 
 /// Prints everything, for a terminal or as Markdown; the latter with the picture, where there is one.
 pub(crate) fn print(record: &Record, markdown: bool, picture: Option<&str>) {
@@ -43,16 +44,6 @@ fn title(place: Place) -> &'static str {
 
 fn heading(markdown: bool) -> &'static str {
     if markdown { "## " } else { "" }
-}
-
-fn table(markdown: bool) -> Table {
-    let mut table = Table::new();
-    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
-    table
-}
-
-fn right(text: String) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
 fn figures(record: &Record, place: Place, markdown: bool) -> Table {

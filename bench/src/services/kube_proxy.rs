@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use weft_tests::netns::View;
 use weft_tests::tools;
 
-use crate::objects::Size;
+use crate::objects::{Size, cluster_ip};
 use crate::process::{Process, Usage};
 
 /// Its tables' name.
@@ -57,7 +57,7 @@ impl KubeProxy {
     /// Waits until all Services are in the kernel: it writes them in one transaction, so one that is there says that all are.
     pub(crate) fn wait_until_programmed(&self, size: &Size, limit: Duration) -> Result<Instant> {
         let began = Instant::now();
-        while self.count_rules()? == 0 {
+        while !self.has_programmed() {
             if began.elapsed() > limit {
                 bail!("kube-proxy has programmed nothing:\n{}", self.log());
             }
@@ -67,15 +67,16 @@ impl KubeProxy {
         let text = self.namespace.run(["nft", "list", "map", "ip", TABLE, "service-ips"])?;
         let count = text.matches("goto service-").count();
         let expected = size.all_services() as usize;
-        anyhow::ensure!(count >= expected, "kube-proxy programmed {count} of {expected} Services at once");
+        ensure!(count >= expected, "kube-proxy programmed {count} of {expected} Services at once");
         Ok(programmed)
     }
 
     /// Whether there is a Service, told by a look that costs the same however many there are.
-    fn count_rules(&self) -> Result<usize> {
-        let element = format!("{{ {} . tcp . 80 }}", crate::objects::cluster_ip(0));
+    fn has_programmed(&self) -> bool {
+        let element = format!("{{ {} . tcp . 80 }}", cluster_ip(0));
+        // Before kube-proxy there is no table.
         let found = self.namespace.run(["nft", "get", "element", "ip", TABLE, "service-ips", &element]);
-        Ok(found.map_or(0, |text| text.matches("goto service-").count()))
+        found.is_ok_and(|text| text.contains("goto service-"))
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {

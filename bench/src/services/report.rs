@@ -1,10 +1,11 @@
 //! A run as tables.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, Table};
 
 use super::measurement::{Measurement, Peer, Place, Target};
 use super::record::{Daemon, Record};
 use crate::sample::Samples;
+use crate::tables::{right, table};
 
 /// Prints everything, for a terminal or as Markdown; the latter with the picture, where there is one.
 pub(crate) fn print(record: &Record, markdown: bool, picture: Option<&str>) {
@@ -28,16 +29,6 @@ pub(crate) fn print(record: &Record, markdown: bool, picture: Option<&str>) {
     println!("\n{heading}Daemons\n\n{}", daemons(record, markdown));
     println!("\nCPU over {seconds} seconds each; 100 % is one CPU.");
     println!("\n{heading}Aims\n\n{}", aims(record, markdown));
-}
-
-fn table(markdown: bool) -> Table {
-    let mut table = Table::new();
-    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
-    table
-}
-
-fn right(text: String) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
 fn lines(record: &Record, measurement: Measurement, markdown: bool) -> Table {

@@ -1,9 +1,10 @@
 //! A run as a table.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::Cell;
 
 use super::{Figures, Record};
 use crate::sample::Samples;
+use crate::tables::{right, table};
 
 /// A line of the table: what, in which unit, of which aim, and how it is made of the figures.
 type Line = (&'static str, &'static str, fn(&Figures) -> String);
@@ -37,12 +38,10 @@ pub(crate) fn print(record: &Record, markdown: bool) {
         println!("# Size\n");
     }
     println!("{}\n", record.machine);
-    let mut table = Table::new();
-    table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
+    let mut table = table(markdown);
     let of = |figures: &Figures| {
         format!("{} Services, {} endpoints, {} nodes", figures.services, figures.endpoints, figures.nodes)
     };
-    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
     let mut header = vec![Cell::new(""), Cell::new("unit")];
     header.extend(record.sizes.iter().map(|figures| right(of(figures))));
     table.set_header(header);

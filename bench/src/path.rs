@@ -24,6 +24,7 @@ use weft_tests::instance::Instance;
 use weft_tests::plan::Family;
 
 use crate::cpu::OneCpu;
+use crate::json_file;
 use crate::machine;
 use crate::order;
 use crate::pins::mount_bpffs;
@@ -66,13 +67,13 @@ pub(crate) struct Options {
 /// Measures, prints, and writes what was asked for.
 pub(crate) fn run(options: &Options, weft: &Path) -> Result<()> {
     let record = match &options.from {
-        Some(file) => Record::read(file)?,
+        Some(file) => json_file::read(file)?,
         None => measure(options, weft)?,
     };
     let picture = options.plot.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
     report::print(&record, options.markdown, picture);
     if let Some(path) = &options.json {
-        record.write(path)?;
+        json_file::write(path, &record)?;
     }
     if let Some(path) = &options.plot {
         plot::draw(&record, path).with_context(|| format!("cannot draw {}", path.display()))?;

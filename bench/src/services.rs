@@ -19,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use weft_tests::instance::Instance;
 
 use crate::cpu::OneCpu;
+use crate::json_file;
 use crate::objects::Size;
 use crate::order;
 use crate::pins::mount_bpffs;
@@ -76,13 +77,13 @@ pub(crate) struct Options {
 /// Measures, prints, and writes what was asked for.
 pub(crate) fn run(options: &Options, programs: &Path) -> Result<()> {
     let record = match &options.from {
-        Some(file) => Record::read(file)?,
+        Some(file) => json_file::read(file)?,
         None => measure(options, programs)?,
     };
     let picture = options.plot.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
     report::print(&record, options.markdown, picture);
     if let Some(path) = &options.json {
-        record.write(path)?;
+        json_file::write(path, &record)?;
     }
     if let Some(path) = &options.plot {
         plot::draw(&record, path).with_context(|| format!("cannot draw {}", path.display()))?;
@@ -94,6 +95,7 @@ fn measure(options: &Options, programs: &Path) -> Result<Record> {
     let Options { rounds, operations, services, nodes, loads, .. } = options;
     ensure!(services.len() == nodes.len(), "--services and --nodes need a number each for every size");
     ensure!(nodes.iter().all(|nodes| *nodes >= 2), "--nodes must be 2 or more: the backends are on two");
+    ensure!(services.iter().all(|services| *services > 0), "--services must be 1 or more: theirs are the changes");
     ensure!(*loads > 0, "--loads must be 1 or more");
     let sizes = services.iter().zip(nodes).map(|(services, nodes)| Size {
         services: *services,
@@ -211,8 +213,9 @@ fn settle(beds: &[Bed]) -> Result<()> {
     loop {
         let before = used()?;
         sleep(LOOK);
-        if used()? - before < QUIET * LOOK.as_secs_f64() || began.elapsed() > PATIENCE {
+        if used()? - before < QUIET * LOOK.as_secs_f64() {
             return Ok(());
         }
+        ensure!(began.elapsed() < PATIENCE, "the daemons do not come to rest after a change");
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use weft_tests::instance::Instance;
 
 use crate::api_server::{CIDRS, NODES, SERVICES, SLICES, Server};
+use crate::json_file;
 use crate::machine;
 use crate::objects::{self, NAMESPACE, Size};
 use crate::pins::mount_bpffs;
@@ -125,8 +126,7 @@ pub(crate) fn run(options: &Options, programs: &Path) -> Result<()> {
     }
     report::print(&record, options.markdown);
     if let Some(path) = &options.json {
-        let text = serde_json::to_vec(&record)?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        json_file::write(path, &record)?;
     }
     Ok(())
 }

@@ -1,10 +1,7 @@
 //! A run as it is written to a file: every sample, and what it was taken on.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::aims::{Aim, Outcome};
@@ -71,15 +68,6 @@ impl Collection {
 }
 
 impl Record {
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is no record of this version", path.display()))
-    }
-
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        fs::write(path, serde_json::to_vec(self)?).with_context(|| format!("cannot write {}", path.display()))
-    }
-
     pub(crate) fn figures(&self, place: Place, measurement: Measurement, peer: Peer) -> Option<&Figures> {
         self.figures.iter().find(|of| (of.place, of.measurement, of.peer) == (place, measurement, peer))
     }

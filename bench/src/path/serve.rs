@@ -2,15 +2,16 @@
 //!
 //! A process of its own, because what is measured is two programs that talk, with a switch between their address spaces.
 
-use std::env;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::own_process::{self, OwnProcess};
 
 /// The hidden argument.
 const HIDDEN: &str = "weft-bench-serve";
@@ -58,48 +59,26 @@ impl Role {
 
 /// Must be the first thing in `main`. An answer is the exit code of a server.
 pub(crate) fn run_if_asked() -> Option<ExitCode> {
-    let words: Vec<String> = env::args().skip(1).collect();
-    let (first, rest) = words.split_first()?;
-    if first != HIDDEN {
-        return None;
-    }
-    Some(match serve(rest) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench, the server's end: {error:#}");
-            ExitCode::FAILURE
-        }
-    })
+    own_process::run_if_asked(HIDDEN, serve)
 }
 
 /// A server that runs. Dropping it ends it.
-pub(crate) struct Server {
-    process: Child,
-}
+pub(crate) struct Server(OwnProcess);
 
 impl Server {
     /// Starts one. It uses the socket, wherever that was made, and runs on the CPUs of this thread.
     pub(crate) fn start(role: Role, socket: OwnedFd) -> Result<Self> {
-        let program = env::current_exe().context("cannot find this program's own file")?;
-        let process = Command::new(program).arg(HIDDEN).args(role.words()).stdin(socket).stdout(Stdio::piped()).spawn();
-        Ok(Self { process: process.context("cannot start the server's end")? })
+        let [name, connections] = role.words();
+        OwnProcess::start(&[HIDDEN, &name, &connections], socket).map(Self)
     }
 
     /// Waits for its end and gives its result.
     pub(crate) fn result(mut self) -> Result<f64> {
         let mut text = String::new();
-        self.process.stdout.take().context("the server has no output")?.read_to_string(&mut text)?;
-        let status = self.process.wait()?;
+        self.0.child.stdout.take().context("the server has no output")?.read_to_string(&mut text)?;
+        let status = self.0.child.wait()?;
         ensure!(status.success(), "the server's end failed: {status}");
         text.trim().parse().with_context(|| format!("the server gave no number: {text:?}"))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

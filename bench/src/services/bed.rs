@@ -11,13 +11,14 @@ use weft_tests::control_group::ControlGroup;
 use weft_tests::netns::{Namespace, veth};
 
 use super::cluster::{self, Measured, pod_cidr};
-use super::ends::{Client, Role, Server};
+use super::ends::{self, Client, Role};
 use super::kube_proxy::KubeProxy;
 use super::measurement::{Measurement, Peer, Place, Target, Turn};
 use crate::agent::Agent;
 use crate::api_server;
 use crate::cpu::OneCpu;
 use crate::objects::{self, NAMESPACE, Size, node_address, node_name};
+use crate::own_process::OwnProcess;
 use crate::plugins::Plugin;
 use crate::process::Usage;
 use crate::size::maps::Maps;
@@ -38,7 +39,7 @@ pub(crate) struct Bed {
     backends: [IpAddr; 2],
     // In the order in which they must end: daemons, servers, then what they run in.
     daemons: Vec<Daemon>,
-    _servers: Vec<Server>,
+    _servers: Vec<OwnProcess>,
     _pods: Vec<Namespace>,
     _nodes: Vec<Namespace>,
     _groups: Vec<ControlGroup>,
@@ -245,12 +246,12 @@ fn route_to_other(node: &Namespace, number: u32) -> Result<()> {
 }
 
 /// Starts the servers of a backend.
-fn serve(pod: &Namespace, address: IpAddr, number: u8) -> Result<Vec<Server>> {
+fn serve(pod: &Namespace, address: IpAddr, number: u8) -> Result<Vec<OwnProcess>> {
     let listen = |port: u16| pod.enter(|| TcpListener::bind((address, port)))?.context("cannot listen");
     let dns = pod.enter(|| UdpSocket::bind((address, Measurement::Dns.ports().1)))?.context("cannot bind")?;
     Ok(vec![
-        Server::start(Role::Close, listen(Measurement::Connect.ports().1)?.into())?,
-        Server::start(Role::Http, listen(Measurement::Http.ports().1)?.into())?,
-        Server::start(Role::Dns(number), dns.into())?,
+        ends::start(Role::Close, listen(Measurement::Connect.ports().1)?.into())?,
+        ends::start(Role::Http, listen(Measurement::Http.ports().1)?.into())?,
+        ends::start(Role::Dns(number), dns.into())?,
     ])
 }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use weft_tests::netns::View;
 
 use super::measurement::{Measurement, Turn};
+use crate::own_process::{self, OwnProcess};
 use crate::sample::Samples;
 
 /// The hidden argument.
@@ -66,18 +67,7 @@ impl Role {
 
 /// Must be the first thing in `main`. An answer is the exit code of an end.
 pub(crate) fn run_if_asked() -> Option<ExitCode> {
-    let words: Vec<String> = env::args().skip(1).collect();
-    let (first, rest) = words.split_first()?;
-    if first != HIDDEN {
-        return None;
-    }
-    Some(match run(rest) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    })
+    own_process::run_if_asked(HIDDEN, run)
 }
 
 fn run(words: &[String]) -> Result<()> {
@@ -104,26 +94,10 @@ fn join(group: &str) -> Result<()> {
     fs::write(&procs, "0").with_context(|| format!("cannot write {}", procs.display()))
 }
 
-/// A server that runs. Dropping it ends it.
-pub(crate) struct Server {
-    process: Child,
-}
-
-impl Server {
-    /// Starts one. It uses the socket, wherever that was made, and runs on the CPUs of this thread.
-    pub(crate) fn start(role: Role, socket: OwnedFd) -> Result<Self> {
-        let program = env::current_exe().context("cannot find this program's own file")?;
-        let process = Command::new(program).args([HIDDEN, "serve"]).args(role.words()).stdin(socket).spawn();
-        Ok(Self { process: process.context("cannot start a server")? })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Starts a server.
+pub(crate) fn start(role: Role, socket: OwnedFd) -> Result<OwnProcess> {
+    let [name, number] = role.words();
+    OwnProcess::start(&[HIDDEN, "serve", &name, &number], socket)
 }
 
 /// Where a client is: its network namespace, and its control group.

@@ -1,9 +1,6 @@
 //! A run as it is written to a file: every sample, and what it was taken on.
 
-use std::fs;
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use weft_tests::command::{command, output};
 use weft_tests::tools;
@@ -132,15 +129,6 @@ impl Record {
             lines: Vec::new(),
             daemons: Vec::new(),
         })
-    }
-
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is no record of this version", path.display()))
-    }
-
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        fs::write(path, serde_json::to_vec(self)?).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The numbers of Services that were measured, as they came.

@@ -41,7 +41,7 @@ use crate::services;
 use crate::services::snapshot::HostSockets;
 use crate::services::thread::{Inputs, OfNode};
 use crate::view::{ServicesView, View};
-use crate::{admin, feed, health, memory, reclaim};
+use crate::{admin, feed, flow_table, health, memory, reclaim};
 
 /// Questions that wait for the loop. Whoever asks more waits to ask.
 const QUESTIONS: usize = 16;
@@ -159,6 +159,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         .context("start the thread for Services")?;
 
     let give_back = memory::give_back(service_snapshots.clone());
+    let flow_table = flow_table::watch(config.pin_directory.clone());
     let reclaim = reclaim::forever(config.state_directory.clone(), config.pin_directory.clone());
 
     tokio::select! {
@@ -172,6 +173,7 @@ async fn work(config: Config) -> anyhow::Result<()> {
         () = program => bail!("the loop of Services ended"),
         () = reconcile => bail!("the reconcile loop ended"),
         () = reclaim => bail!("the reclaim loop ended"),
+        () = flow_table => bail!("nobody looks after the flow table any more"),
         () = give_back => bail!("nobody gives memory back any more"),
         () = socket_programs.keep(socket_problems_sender) => bail!("nobody looks after the programs for sockets any more"),
     }

@@ -93,9 +93,9 @@ impl Reader<'_> {
     fn packets(&mut self) -> Result<(), KernelError> {
         let look = self.look;
         let now = flow_maps::now();
-        // New ones first: one that is answered meanwhile is seen twice, not never.
-        for answered in [false, true] {
-            look.maps.flows(answered, |key, entry| {
+        // New ones first: one that is kept from now on is seen twice, not never.
+        for is_kept in [false, true] {
+            look.maps.flows(is_kept, |key, entry| {
                 // The direction from the client stands for both.
                 if entry.flags & flow::REPLY != 0 {
                     match look.maps.flow(&report::forward_key(&key, &entry)) {
@@ -104,7 +104,7 @@ impl Reader<'_> {
                         Err(error) => return self.fail(error),
                     }
                 }
-                let found = report::packets(look.names, &key, &entry, answered, now);
+                let found = report::packets(look.names, &key, &entry, is_kept, now);
                 found.map_or(ControlFlow::Continue(()), |found| self.found(entry.service, found))
             })?;
             if self.enough {

@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod config;
 pub mod datapath;
 pub mod feed;
+pub mod flow_table;
 pub mod flows;
 pub mod health;
 #[cfg(test)]

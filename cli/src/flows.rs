@@ -237,6 +237,7 @@ impl Printer {
 pub(crate) fn state(flow: &FlowReport) -> String {
     let state = match flow.state {
         FlowState::New => "new",
+        FlowState::Answered => "answered",
         FlowState::Established => "established",
         FlowState::Closing => "closing",
         FlowState::Half => "half",

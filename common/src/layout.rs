@@ -59,10 +59,13 @@ pub mod map {
     pub const POD_NAMESPACES: &str = "POD_NAMESPACES";
     /// LRU hash: [`crate::services::AffinityKey`] -> [`crate::services::Affinity`]. Written by programs.
     pub const AFFINITY: &str = "AFFINITY";
-    /// LRU hash: [`crate::services::FlowKey`] -> [`crate::services::Flow`], of flows that were answered. Written by programs.
+    /// LRU hash: [`crate::services::FlowKey`] -> [`crate::services::Flow`], of flows that are kept: each has an entry of [`FLOW_SLOTS`]. Written by
+    /// programs.
     pub const FLOWS: &str = "FLOWS";
-    /// The same of flows that were not answered yet: a flood of them leaves the others alone.
+    /// The same of flows that have not proved yet that they go on, of which the longest unused give way: a flood leaves the others alone.
     pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    /// Array of the keys of the flows in FLOWS, of the directions from clients. Without a place here no flow gets into FLOWS. Written by programs.
+    pub const FLOW_SLOTS: &str = "FLOW_SLOTS";
     /// Array with one [`crate::services::Tracked`]. Written by programs.
     pub const TRACKED: &str = "TRACKED";
     /// LRU hash: [`crate::fragments::DatagramKey`] -> [`crate::fragments::Datagram`]. Written by programs.
@@ -82,7 +85,7 @@ pub mod map {
     pub const SOCKET_DROPS: &str = "SOCKET_DROPS";
 
     /// All maps.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 26] = [
         ENDPOINTS,
         NODES,
         NODE_ADDRESSES,
@@ -100,6 +103,7 @@ pub mod map {
         AFFINITY,
         FLOWS,
         NEW_FLOWS,
+        FLOW_SLOTS,
         TRACKED,
         DATAGRAMS,
         HELD_FRAGMENTS,

@@ -7,20 +7,23 @@ const UDP: u8 = 17;
 const TCP: u8 = 6;
 const SCTP: u8 = 132;
 
-/// Seconds without a packet after which a flow is over. They are those of the kernel's conntrack, but for TCP that was answered:
-/// there it is what kube-proxy sets. Conntrack tells more states apart; a connection that is half open or half closed counts
+/// Seconds for which a UDP flow must go on before it is one that is kept: as conntrack tells a stream from a question and its answer.
+pub const STREAM_AFTER: u16 = 2;
+
+/// Seconds without a packet after which a flow is over. They are those of the kernel's conntrack, but for TCP that is established:
+/// there it is what kube-proxy sets. `is_kept` says that the flow is in FLOWS. Conntrack tells more states apart; a connection that is half open or half closed counts
 /// as one that lives.
 #[inline(always)]
-pub const fn seconds(protocol: u8, flags: u32, answered: bool) -> u64 {
+pub const fn seconds(protocol: u8, flags: u16, is_kept: bool) -> u64 {
     match protocol {
         // nf_conntrack_tcp_timeout_time_wait, which is the longest of all at the end of a connection.
         _ if flags & flow::CLOSING != 0 => 120,
-        UDP if answered => 120,
+        UDP if is_kept => 120,
         UDP => 30,
         // kube-proxy's --conntrack-tcp-timeout-established.
-        TCP if answered => 86_400,
+        TCP if is_kept => 86_400,
         // Heartbeats come every 30 seconds.
-        SCTP if answered => 210,
+        SCTP if is_kept => 210,
         // Six retransmissions take a client two minutes, but each of them counts as a packet.
         _ => 60,
     }

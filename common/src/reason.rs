@@ -103,7 +103,7 @@ reasons! {
     ServiceUnallocated = 22, "service_unallocated";
     /// A fragment of a packet to or from a Service that came before its first one where there was no room to keep it, or SCTP whose port changes.
     ServiceFragment = 23, "service_fragment";
-    /// No source port was found that keeps a flow apart from others to the same backend, or no memory to remember it.
+    /// No place is left for a flow through a Service that goes on, or no source port that keeps it apart from others to the same backend: refused, and a pod that sent was told.
     FlowTableFull = 24, "flow_table_full";
 }
 

@@ -282,7 +282,9 @@ pub struct Flow {
     /// Destination port after translation.
     pub destination_port: PortBytes,
     /// Flags below.
-    pub flags: u32,
+    pub flags: u16,
+    /// When the flow began, in seconds of CLOCK_MONOTONIC without the higher bits: they tell how old a flow in NEW_FLOWS is.
+    pub began: u16,
     /// The service.
     pub service: u64,
     /// When the last packet of either direction came, in nanoseconds of CLOCK_MONOTONIC; up to a second before it did.
@@ -292,13 +294,15 @@ pub struct Flow {
 /// Flags of [`Flow`].
 pub mod flow {
     /// From the backend to the client; else from the client to the service.
-    pub const REPLY: u32 = 1;
+    pub const REPLY: u16 = 1;
     /// The backend was chosen from the local set.
-    pub const LOCAL_SET: u32 = 2;
+    pub const LOCAL_SET: u16 = 2;
     /// The end of the connection was seen: FIN of both sides, RST, or what SCTP has for it.
-    pub const CLOSING: u32 = 4;
+    pub const CLOSING: u16 = 4;
     /// TCP: the sender of this direction sends no more (FIN).
-    pub const ENDED: u32 = 8;
+    pub const ENDED: u16 = 8;
+    /// The backend has answered. Of a flow in NEW_FLOWS: those in FLOWS all were.
+    pub const ANSWERED: u16 = 16;
 }
 
 /// Value of TRACKED: the protocols of which a flow was ever translated on this node. Packets of others need not be looked for.
@@ -352,9 +356,12 @@ pub const MAX_SERVICE_CIDRS: u32 = 256;
 pub const MAX_POD_NAMESPACES: u32 = 8192;
 /// Most peers of UDP sockets of the host, two entries each.
 pub const MAX_SOCKET_FLOWS: u32 = 65_536;
-/// Most directions of flows that were answered.
+/// Most directions of flows in FLOWS, with as much room beside those that have slots that the map never lets go of one by itself: of
+/// an LRU map each CPU keeps 128 free entries to itself, and a map with none left looks for entries to let go of.
 pub const MAX_FLOWS: u32 = 131_072;
-/// Most directions of flows that were not.
+/// Most flows that are kept, come what may.
+pub const MAX_KEPT_FLOWS: u32 = 49_152;
+/// Most directions of flows in NEW_FLOWS.
 pub const MAX_NEW_FLOWS: u32 = 32_768;
 
 #[cfg(feature = "user")]

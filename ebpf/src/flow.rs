@@ -1,8 +1,9 @@
 //! The table of translated flows: what a packet with these addresses and ports becomes. Each flow has two entries, one a direction,
 //! and each entry says all that the other one does.
 //!
-//! Flows that were not answered yet are in a map of their own, so that a flood of them pushes out nobody but each other. An entry
-//! goes into FLOWS before it leaves NEW_FLOWS, and is looked for in NEW_FLOWS first: so it is found at any time.
+//! Flows that have not proved yet that they go on are in a map of their own, so that a flood of them pushes out nobody but each other.
+//! An entry goes into FLOWS (see [`crate::flow_kept`]) before it leaves NEW_FLOWS, and is looked for in NEW_FLOWS first: so it is found at
+//! any time.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use weft_common::patience;
@@ -24,9 +25,9 @@ pub(crate) struct Key(pub(crate) FlowKey);
 /// A flow that goes on.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
-    entry: *mut Flow,
-    /// Both sides were heard.
-    pub(crate) answered: bool,
+    pub(crate) entry: *mut Flow,
+    /// It is in FLOWS.
+    pub(crate) is_kept: bool,
 }
 
 /// What a packet says of its connection.
@@ -76,12 +77,12 @@ fn set_tracked(protocol: u8) {
 #[inline(always)]
 pub(crate) fn find(key: &Key, now: u64) -> Option<Found> {
     if let Some(entry) = new_flows().get_ptr_mut(&key.0) {
-        let found = Found { entry, answered: false };
+        let found = Found { entry, is_kept: false };
         if found.is_alive(key.0.protocol, now) {
             return Some(found);
         }
     }
-    let found = Found { entry: flows().get_ptr_mut(&key.0)?, answered: true };
+    let found = Found { entry: flows().get_ptr_mut(&key.0)?, is_kept: true };
     if found.is_alive(key.0.protocol, now) { Some(found) } else { None }
 }
 
@@ -100,13 +101,14 @@ pub(crate) fn other_way(flow: &Flow, protocol: u8) -> Key {
 
 /// What packets the other way become.
 #[inline(always)]
-fn back(key: &Key, flow: &Flow) -> Flow {
+pub(crate) fn back(key: &Key, flow: &Flow) -> Flow {
     Flow {
         source: key.0.destination,
         destination: key.0.source,
         source_port: key.0.destination_port,
         destination_port: key.0.source_port,
         flags: (flow.flags & !flow::ENDED) ^ flow::REPLY,
+        began: flow.began,
         service: flow.service,
         seen: flow.seen,
     }
@@ -122,11 +124,11 @@ impl Found {
     }
 
     #[inline(always)]
-    fn is_alive(&self, protocol: u8, now: u64) -> bool {
+    pub(crate) fn is_alive(&self, protocol: u8, now: u64) -> bool {
         // SAFETY: as above.
         let (seen, flags) = unsafe { ((*self.entry).seen, (*self.entry).flags) };
         // Another CPU may have written the time after this one has read its clock.
-        now.saturating_sub(seen) < patience::seconds(protocol, flags, self.answered) * SECOND
+        now.saturating_sub(seen) < patience::seconds(protocol, flags, self.is_kept) * SECOND
     }
 
     /// Writes down what a packet of this key says. `other` is the key of packets the other way.
@@ -135,17 +137,21 @@ impl Found {
         let entry = self.entry;
         // SAFETY: as above; what two CPUs write at once is one of both.
         let (seen, mut flags) = unsafe { ((*entry).seen, (*entry).flags) };
-        let news = match signal {
+        let mut news = match signal {
             Signal::Breaks => flow::CLOSING,
             Signal::Ends => flow::ENDED,
             Signal::Begins | Signal::GoesOn => 0,
         };
+        // A refusal is no answer.
+        if !self.is_kept && flags & flow::REPLY != 0 && signal != Signal::Breaks {
+            news |= flow::ANSWERED;
+        }
         if flags & news == news && now.saturating_sub(seen) < SECOND {
             return;
         }
         flags |= news;
         fragment::expect(key, other, now);
-        let other = if self.answered { flows().get_ptr_mut(&other.0) } else { new_flows().get_ptr_mut(&other.0) };
+        let other = if self.is_kept { flows().get_ptr_mut(&other.0) } else { new_flows().get_ptr_mut(&other.0) };
         if let Some(other) = other {
             // SAFETY: as above.
             unsafe {
@@ -153,7 +159,7 @@ impl Found {
                     flags |= flow::CLOSING;
                 }
                 (*other).seen = now;
-                (*other).flags |= flags & flow::CLOSING;
+                (*other).flags |= flags & (flow::CLOSING | flow::ANSWERED);
             }
         }
         // SAFETY: as above.
@@ -163,19 +169,26 @@ impl Found {
         }
     }
 
-    /// Makes a new flow an answered one.
+    /// Whether a new flow proves with this packet that it goes on: the client of a connection does after the answer, or datagrams were
+    /// answered and go on for a while.
     #[inline(always)]
-    pub(crate) fn promote(&self, key: &Key, other: &Key) {
+    pub(crate) fn proves(&self, protocol: u8, signal: Signal, now: u64) -> bool {
         // SAFETY: as above.
-        let entry = unsafe { &*self.entry };
-        let any = u64::from(BPF_ANY);
-        let inserted = flows().insert(&other.0, back(key, entry), any);
-        if inserted.is_ok() && flows().insert(&key.0, entry, any).is_ok() {
-            // One that cannot be removed now is over soon.
-            let _ = new_flows().remove(&key.0);
-            let _ = new_flows().remove(&other.0);
+        let (began, flags) = unsafe { ((*self.entry).began, (*self.entry).flags) };
+        if self.is_kept || flags & (flow::ANSWERED | flow::CLOSING) != flow::ANSWERED {
+            return false;
+        }
+        match protocol {
+            UDP => seconds(now).wrapping_sub(began) >= patience::STREAM_AFTER,
+            _ => flags & flow::REPLY == 0 && matches!(signal, Signal::GoesOn | Signal::Ends),
         }
     }
+}
+
+/// A time as [`Flow::began`] has it.
+#[inline(always)]
+pub(crate) const fn seconds(now: u64) -> u16 {
+    (now / SECOND) as u16
 }
 
 /// Forgets both directions of a flow.

@@ -44,7 +44,7 @@ fn decide(skb: &SkBuff) -> Result<Verdict, DropReason> {
             Verdict::Decided(weft_forward(skb.skb))
         }
         MAY_BE_FOR_SERVICE => match to_backend::translate(skb) {
-            Err(DropReason::ServiceRefused) => refuse::answer(skb),
+            Err(reason @ (DropReason::ServiceRefused | DropReason::FlowTableFull)) => refuse::answer(skb, reason),
             Err(reason) => return Err(reason),
             Ok(Step::Taken) => Verdict::Taken,
             Ok(Step::Done) => Verdict::Decided(weft_forward(skb.skb)),

@@ -7,7 +7,7 @@ use weft_common::reason::DropReason;
 use weft_common::services::{Flow, Frontend, IN_LOCAL, PortBytes, flow, frontend};
 
 use crate::address::Address;
-use crate::flow::{Both, Signal};
+use crate::flow::{self as flows, Both, Signal};
 use crate::header_chain::{self, Transport};
 use crate::packet::{self, Family, Frame, Packet};
 use crate::step::{self, Step};
@@ -67,7 +67,7 @@ fn remember(
     ports: [PortBytes; 2],
     choice: &service::Choice,
     service: u64,
-    flags: u32,
+    flags: u16,
 ) -> Result<Step, DropReason> {
     let key = transport::key(packet, transport.protocol, ports);
     // SAFETY: a helper without arguments.
@@ -78,6 +78,7 @@ fn remember(
         source_port: ports[0],
         destination_port: choice.port,
         flags,
+        began: flows::seconds(now),
         service,
         seen: now,
     };

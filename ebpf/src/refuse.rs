@@ -20,9 +20,10 @@ pub(crate) const HOP_LIMIT: u8 = 64;
 
 /// Answers a packet of a pod that is to be refused. What may not be answered is dropped.
 #[inline(always)]
-pub(crate) fn answer(skb: &SkBuff) -> Verdict {
-    let action = weft_reset(skb.skb);
-    Verdict::Decided(if action == NOT_TCP { weft_unreachable(skb.skb) } else { action })
+pub(crate) fn answer(skb: &SkBuff, reason: DropReason) -> Verdict {
+    let reason = reason as u32;
+    let action = weft_reset(skb.skb, reason);
+    Verdict::Decided(if action == NOT_TCP { weft_unreachable(skb.skb, reason) } else { action })
 }
 
 /// What [`weft_reset`] gives instead of an action.
@@ -30,33 +31,45 @@ const NOT_TCP: i32 = 1 << 16;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weft_reset(skb: *mut __sk_buff) -> i32 {
-    let skb = &SkBuff::new(skb);
-    verdict::action(Program::FromPod, reset(skb))
+extern "C" fn weft_reset(skb: *mut __sk_buff, reason: u32) -> i32 {
+    let (skb, reason) = (&SkBuff::new(skb), refused_for(reason));
+    verdict::action(Program::FromPod, reset(skb, reason).map_err(|error| counted_as(error, reason)))
 }
 
 #[inline(always)]
-fn reset(skb: &SkBuff) -> Result<Verdict, DropReason> {
+fn reset(skb: &SkBuff, reason: DropReason) -> Result<Verdict, DropReason> {
     let (packet, transport) = read(skb)?;
     if transport.protocol != TCP {
         return Ok(Verdict::Decided(NOT_TCP));
     }
     refuse_tcp::become_reset(skb, &packet, transport)?;
-    give_back(skb, &packet)
+    give_back(skb, &packet, reason)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weft_unreachable(skb: *mut __sk_buff) -> i32 {
-    let skb = &SkBuff::new(skb);
-    verdict::action(Program::FromPod, unreachable(skb))
+extern "C" fn weft_unreachable(skb: *mut __sk_buff, reason: u32) -> i32 {
+    let (skb, reason) = (&SkBuff::new(skb), refused_for(reason));
+    verdict::action(Program::FromPod, unreachable(skb, reason).map_err(|error| counted_as(error, reason)))
+}
+
+/// The reasons for which packets are answered.
+#[inline(always)]
+fn refused_for(number: u32) -> DropReason {
+    if number == DropReason::FlowTableFull as u32 { DropReason::FlowTableFull } else { DropReason::ServiceRefused }
+}
+
+/// What a packet counts as that may not be answered.
+#[inline(always)]
+fn counted_as(error: DropReason, reason: DropReason) -> DropReason {
+    if error == DropReason::ServiceRefused { reason } else { error }
 }
 
 #[inline(always)]
-fn unreachable(skb: &SkBuff) -> Result<Verdict, DropReason> {
+fn unreachable(skb: &SkBuff, reason: DropReason) -> Result<Verdict, DropReason> {
     let (packet, transport) = read(skb)?;
     refuse_icmp::become_unreachable(skb, &packet, transport)?;
-    give_back(skb, &packet)
+    give_back(skb, &packet, reason)
 }
 
 #[inline(always)]
@@ -72,11 +85,11 @@ fn read(skb: &SkBuff) -> Result<(Packet, Transport), DropReason> {
 
 /// Gives an answer, which is counted, to the pod that sent the packet.
 #[inline(always)]
-fn give_back(skb: &SkBuff, packet: &Packet) -> Result<Verdict, DropReason> {
+fn give_back(skb: &SkBuff, packet: &Packet, reason: DropReason) -> Result<Verdict, DropReason> {
     let Some(endpoint) = maps::endpoint(&packet.source) else { return Err(DropReason::ServiceRefused) };
     deliver::address_frame(skb, endpoint.pod_mac, endpoint.host_mac)?;
     deliver::for_us(skb)?;
-    maps::count(Program::FromPod, DropReason::ServiceRefused);
+    maps::count(Program::FromPod, reason);
     // SAFETY: a helper that takes numbers only.
     redirect(unsafe { bpf_redirect_peer(endpoint.ifindex, 0) })
 }

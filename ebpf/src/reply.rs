@@ -4,17 +4,18 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::sk_buff::SkBuff;
 use weft_common::reason::{DropReason, Program};
-use weft_common::services::{Flow, flow};
+use weft_common::services::flow;
 
 use crate::address::Address;
-use crate::flow::{self as flows, Found, Key, Signal};
+use crate::flow as flows;
 use crate::fragment_wait::{self, Way};
-use crate::header_chain::{self, Transport};
+use crate::header_chain;
 use crate::icmp_error::{self, ICMP, ICMPV6};
 use crate::packet::{self, Frame, Packet};
 use crate::step::{self, Step};
+use crate::to_backend::{PROVES, REMEMBERED};
 use crate::verdict::{self, Verdict};
-use crate::{deliver, maps, nat, transport};
+use crate::{deliver, flow_kept, maps, nat, transport};
 
 /// Whether a packet to a pod of this node may belong to a translated flow.
 #[inline(always)]
@@ -26,11 +27,16 @@ pub(crate) fn may_be(packet: &Packet) -> bool {
 /// Translates a packet to a pod of this node if it belongs to a translated flow; any other stays as it is.
 #[inline(always)]
 pub(crate) fn translate(skb: &SkBuff, way: Way) -> Result<Step, DropReason> {
-    let step = match step::outcome(weft_translate_reply(skb.skb, 0))? {
+    let mut step = step::outcome(weft_translate_reply(skb.skb, PROVES))?;
+    if step == Step::Proof {
+        step::outcome(flow_kept::weft_keep(skb.skb))?;
+        step = step::outcome(weft_translate_reply(skb.skb, 0))?;
+    }
+    let step = match step {
         Step::MessageOfError => step::outcome(icmp_error::weft_translate_error(skb.skb, 0))?,
         step => fragment_wait::go_on(skb, step, way)?,
     };
-    if step == Step::FirstFragment { step::outcome(weft_translate_reply(skb.skb, 1)) } else { Ok(step) }
+    if step == Step::FirstFragment { step::outcome(weft_translate_reply(skb.skb, REMEMBERED)) } else { Ok(step) }
 }
 
 /// The same, and then gives the packet to the pod.
@@ -60,15 +66,15 @@ fn deliver(skb: &SkBuff) -> Result<Verdict, DropReason> {
     }
 }
 
-/// [`translate`] where there may be a flow. Of a first fragment it must have been said already what becomes of it.
+/// [`translate`] where there may be a flow. It is told what [`crate::to_backend::weft_translate`] is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weft_translate_reply(skb: *mut __sk_buff, is_remembered: u32) -> i32 {
-    step::result(look_up(&SkBuff::new(skb), is_remembered != 0))
+extern "C" fn weft_translate_reply(skb: *mut __sk_buff, told: u32) -> i32 {
+    step::result(look_up(&SkBuff::new(skb), told))
 }
 
 #[inline(always)]
-fn look_up(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
+fn look_up(skb: &SkBuff, told: u32) -> Result<Step, DropReason> {
     let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
     let transport = match header_chain::transport(skb, &packet) {
         Ok(Some(transport)) => transport,
@@ -76,7 +82,7 @@ fn look_up(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
         // What has no ports here belongs to no flow.
         Err(_) => return Ok(Step::Nothing),
     };
-    if transport.is_fragment && !is_remembered {
+    if transport.is_fragment && told & REMEMBERED == 0 {
         // Of any protocol: those that follow it may wait to learn that it stays as it is.
         return Ok(Step::FirstFragment);
     }
@@ -95,19 +101,11 @@ fn look_up(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
     }) else {
         return Ok(Step::Nothing);
     };
-    answered(skb, transport, &key, found, &becomes, now);
+    let signal = transport::signal(skb, transport);
+    if told & PROVES != 0 && found.proves(transport.protocol, signal, now) {
+        return Ok(Step::Proof);
+    }
+    found.heard(&key, &flows::other_way(&becomes, transport.protocol), signal, now);
     nat::write(skb, &packet, transport.at, &key, &becomes)?;
     Ok(Step::Done)
-}
-
-/// Writes down that a flow was answered.
-#[inline(always)]
-pub(crate) fn answered(skb: &SkBuff, transport: Transport, key: &Key, found: Found, becomes: &Flow, now: u64) {
-    let signal = transport::signal(skb, transport);
-    let other = flows::other_way(becomes, transport.protocol);
-    // A refusal is no answer.
-    if !found.answered && signal != Signal::Breaks {
-        found.promote(key, &other);
-    }
-    found.heard(key, &other, signal, now);
 }

@@ -8,9 +8,9 @@ use weft_common::address::AddressBytes;
 use weft_common::reason::{DropReason, REASONS_MAX};
 use weft_common::services::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS,
-    MAX_FRONTENDS, MAX_NEW_FLOWS, MAX_POD_NAMESPACES, MAX_SERVICE_CIDRS, MAX_SERVICES, MAX_SERVING, MAX_SOCKET_FLOWS,
-    MAX_SOURCE_RANGES, PodAddresses, Service, ServicesConfig, Serving, ServingKey, SlotKey, SocketFlow, SocketFlowKey,
-    SocketPeer, SourceRangeKey, Tracked,
+    MAX_FRONTENDS, MAX_KEPT_FLOWS, MAX_NEW_FLOWS, MAX_POD_NAMESPACES, MAX_SERVICE_CIDRS, MAX_SERVICES, MAX_SERVING,
+    MAX_SOCKET_FLOWS, MAX_SOURCE_RANGES, PodAddresses, Service, ServicesConfig, Serving, ServingKey, SlotKey,
+    SocketFlow, SocketFlowKey, SocketPeer, SourceRangeKey, Tracked,
 };
 
 use crate::address::Address;
@@ -39,6 +39,8 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITY as usize }> = 
 static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
 #[btf_map]
 static NEW_FLOWS: LruHashMap<FlowKey, Flow, { MAX_NEW_FLOWS as usize }> = LruHashMap::new();
+#[btf_map]
+static FLOW_SLOTS: Array<FlowKey, { MAX_KEPT_FLOWS as usize }> = Array::new();
 #[btf_map]
 static TRACKED: Array<Tracked, 1> = Array::new();
 #[btf_map]
@@ -120,16 +122,22 @@ pub(crate) fn set_affinity(key: &AffinityKey, value: &Affinity) {
     let _ = AFFINITY.insert(key, value, 0);
 }
 
-/// Flows that were answered.
+/// Flows that are kept.
 #[inline(always)]
 pub(crate) const fn flows() -> &'static LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> {
     &FLOWS
 }
 
-/// Flows that were not answered yet.
+/// Flows that have not proved yet that they go on.
 #[inline(always)]
 pub(crate) const fn new_flows() -> &'static LruHashMap<FlowKey, Flow, { MAX_NEW_FLOWS as usize }> {
     &NEW_FLOWS
+}
+
+/// The key of a flow that is kept, or was; zeros where there never was one.
+#[inline(always)]
+pub(crate) fn flow_slot(number: u32) -> Option<*mut FlowKey> {
+    FLOW_SLOTS.get_ptr_mut(number)
 }
 
 /// The protocols of which flows were ever translated. Programs set its bytes, each once.

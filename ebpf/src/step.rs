@@ -22,6 +22,8 @@ pub(crate) enum Step {
     Awaited,
     /// The packet is kept, or was sent again: it goes no further.
     Taken,
+    /// The packet, which is as it was, proves that its flow goes on: see [`crate::flow_kept`].
+    Proof,
 }
 
 const DONE: i32 = 0;
@@ -31,6 +33,7 @@ const LATER_FRAGMENT: i32 = 3;
 const FIRST_FRAGMENT: i32 = 4;
 const AWAITED: i32 = 5;
 const TAKEN: i32 = 6;
+const PROOF: i32 = 7;
 /// Reasons follow.
 const REASONS: i32 = 16;
 
@@ -49,6 +52,7 @@ pub(crate) const fn result(outcome: Result<Step, DropReason>) -> i32 {
         Ok(Step::FirstFragment) => FIRST_FRAGMENT,
         Ok(Step::Awaited) => AWAITED,
         Ok(Step::Taken) => TAKEN,
+        Ok(Step::Proof) => PROOF,
         Err(reason) => REASONS + reason as i32,
     }
 }
@@ -64,6 +68,7 @@ pub(crate) const fn outcome(result: i32) -> Result<Step, DropReason> {
         FIRST_FRAGMENT => Ok(Step::FirstFragment),
         AWAITED => Ok(Step::Awaited),
         TAKEN => Ok(Step::Taken),
+        PROOF => Ok(Step::Proof),
         result => match DropReason::of_number((result - REASONS) as u32) {
             Some(reason) => Err(reason),
             None => Err(DropReason::HelperFailed),

@@ -13,12 +13,16 @@ use crate::header_chain;
 use crate::icmp_error::{self, ICMP, ICMPV6};
 use crate::packet::{self, Frame};
 use crate::step::{self, Step};
-use crate::{maps, nat, new_flow, reply, service, transport};
+use crate::{flow_kept, maps, nat, new_flow, service, transport};
 
 /// Gives the packet its backend's address; one that is for none stays as it was.
 #[inline(always)]
 pub(crate) fn translate(skb: &SkBuff) -> Result<Step, DropReason> {
-    let mut step = step::outcome(weft_translate(skb.skb, 0))?;
+    let mut step = step::outcome(weft_translate(skb.skb, PROVES))?;
+    if step == Step::Proof {
+        step::outcome(flow_kept::weft_keep(skb.skb))?;
+        step = step::outcome(weft_translate(skb.skb, 0))?;
+    }
     if step == Step::MessageOfError {
         step = step::outcome(icmp_error::weft_translate_error(skb.skb, 1))?;
     }
@@ -30,20 +34,25 @@ pub(crate) fn translate(skb: &SkBuff) -> Result<Step, DropReason> {
         }
     }
     match fragment_wait::go_on(skb, step, Way::ToService)? {
-        Step::FirstFragment => step::outcome(weft_translate(skb.skb, 1)),
+        Step::FirstFragment => step::outcome(weft_translate(skb.skb, REMEMBERED)),
         step => Ok(step),
     }
 }
 
-/// Translates a packet that has a flow. Of a first fragment it must have been said already what becomes of it.
+/// What [`weft_translate`] and [`reply::weft_translate_reply`] are told: of a first fragment it was said already what becomes of it.
+pub(crate) const REMEMBERED: u32 = 1;
+/// A packet that proves something is to be given back first.
+pub(crate) const PROVES: u32 = 2;
+
+/// Translates a packet that has a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn weft_translate(skb: *mut __sk_buff, is_remembered: u32) -> i32 {
-    step::result(go_on(&SkBuff::new(skb), is_remembered != 0))
+extern "C" fn weft_translate(skb: *mut __sk_buff, told: u32) -> i32 {
+    step::result(go_on(&SkBuff::new(skb), told))
 }
 
 #[inline(always)]
-fn go_on(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
+fn go_on(skb: &SkBuff, told: u32) -> Result<Step, DropReason> {
     let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
     let Some(transport) = header_chain::transport(skb, &packet)? else { return Ok(Step::LaterFragment) };
     if !flows::is_tracked(transport.protocol) {
@@ -58,29 +67,27 @@ fn go_on(skb: &SkBuff, is_remembered: bool) -> Result<Step, DropReason> {
     let now = unsafe { bpf_ktime_get_ns() };
     let Some(found) = flows::find(&key, now) else { return Ok(Step::Nothing) };
     let becomes = found.flow();
-    let is_first = transport.is_fragment && !is_remembered;
+    let is_first = transport.is_fragment && told & REMEMBERED == 0;
+    let signal = transport::signal(skb, transport);
+    let other = flows::other_way(&becomes, transport.protocol);
+    let is_proof = told & PROVES != 0 && found.proves(transport.protocol, signal, now);
     let destination = Address::of_entry(&becomes.destination);
     if becomes.flags & flow::REPLY != 0 {
         // A pod's own answer to itself. The client of any other flow was another pod of this node, and is gone.
         if !maps::is_endpoint_of(skb, &destination) {
             return Ok(Step::Nothing);
         }
-        if is_first {
-            return Ok(Step::FirstFragment);
-        }
-        reply::answered(skb, transport, &key, found, &becomes, now);
-    } else {
-        let signal = transport::signal(skb, transport);
-        let other = flows::other_way(&becomes, transport.protocol);
-        if !is_good(&becomes, signal) {
-            flows::forget(&key, &other);
-            return Ok(Step::Nothing);
-        }
-        if is_first {
-            return Ok(Step::FirstFragment);
-        }
-        found.heard(&key, &other, signal, now);
+    } else if !is_good(&becomes, signal) {
+        flows::forget(&key, &other);
+        return Ok(Step::Nothing);
     }
+    if is_proof {
+        return Ok(Step::Proof);
+    }
+    if is_first {
+        return Ok(Step::FirstFragment);
+    }
+    found.heard(&key, &other, signal, now);
     nat::write(skb, &packet, transport.at, &key, &becomes)?;
     Ok(Step::Done)
 }

@@ -73,6 +73,8 @@ pub(crate) enum Outcome {
     Changed(Vec<u8>),
     /// It was counted as refused, and these bytes were sent instead.
     Refused(Vec<u8>),
+    /// The same of a flow for which there was no place.
+    NoPlace(Vec<u8>),
     /// It went, as these bytes, to another device.
     Redirected(Vec<u8>),
     /// It is kept, or was sent again: it goes no further.
@@ -163,6 +165,9 @@ impl Datapath {
             (TC_ACT_REDIRECT, &[(counted_for, DropReason::ServiceRefused, 1)]) if counted_for == program => {
                 Outcome::Refused(out)
             }
+            (TC_ACT_REDIRECT, &[(counted_for, DropReason::FlowTableFull, 1)]) if counted_for == program => {
+                Outcome::NoPlace(out)
+            }
             (TC_ACT_SHOT, &[(counted_for, reason, 1)]) if counted_for == program => Outcome::Dropped(reason),
             (action, counted) => panic!("action {action} with counters {counted:?}"),
         }
@@ -171,6 +176,11 @@ impl Datapath {
     /// Runs a program on a frame without a look at the counters: for many frames.
     pub(crate) fn run_uncounted(&self, program: Program, frame: &[u8]) {
         datapath_run::run(&self.programs[program as usize], frame, Circumstances::default()).unwrap();
+    }
+
+    /// Looks at the counters, after many frames.
+    pub(crate) fn recount(&self) {
+        self.counters.replace(counters(&self.maps));
     }
 
     /// Runs a program on every frame of a table, without the kernel having its checksum and with it.

@@ -89,6 +89,7 @@ const FIELDS: &[(&str, usize)] = &[
     at!(Flow, source_port),
     at!(Flow, destination_port),
     at!(Flow, flags),
+    at!(Flow, began),
     at!(Flow, service),
     at!(Flow, seen),
     at!(Tracked, tcp),
@@ -123,10 +124,11 @@ const FLAGS: &[(&str, u32)] = &[
     ("SOCKETS_OF_HOST_ONLY", SOCKETS_OF_HOST_ONLY),
     ("TO_SERVICE", TO_SERVICE as u32),
     ("FROM_BACKEND", FROM_BACKEND as u32),
-    ("flow::REPLY", flow::REPLY),
-    ("flow::LOCAL_SET", flow::LOCAL_SET),
-    ("flow::CLOSING", flow::CLOSING),
-    ("flow::ENDED", flow::ENDED),
+    ("flow::REPLY", flow::REPLY as u32),
+    ("flow::LOCAL_SET", flow::LOCAL_SET as u32),
+    ("flow::CLOSING", flow::CLOSING as u32),
+    ("flow::ENDED", flow::ENDED as u32),
+    ("flow::ANSWERED", flow::ANSWERED as u32),
 ];
 
 /// Everything that programs and user space of different versions must agree on.

@@ -28,6 +28,7 @@ mod services_choice;
 mod services_errors;
 mod services_errors_heard;
 mod services_flows;
+mod services_flows_full;
 mod services_fragments;
 mod services_fragments_order;
 mod services_histories;

@@ -194,16 +194,27 @@ impl Services {
         self.write(&[Write::SetSourceRange(SourceRange { bits: 64 + prefix_bits(network, length), key })]);
     }
 
-    /// What a packet becomes by the table, and whether its flow was answered.
+    /// What a packet becomes by the table, and whether its flow is kept.
     pub(crate) fn flow(&self, frame: &Frame) -> Option<(Flow, bool)> {
         let key = flow_key(frame);
         let found = self.flows.iter().zip([false, true]);
-        found.filter_map(|(map, answered)| Some((map.get(&key, 0).ok()?, answered))).next()
+        found.filter_map(|(map, is_kept)| Some((map.get(&key, 0).ok()?, is_kept))).next()
     }
 
     /// Lets both directions of a flow be silent for so long.
     pub(crate) fn age(&mut self, frame: &Frame, seconds: u64) {
-        let (mut flow, answered) = self.flow(frame).expect("the flow is there");
+        let seen = now().checked_sub(seconds * 1_000_000_000).expect("this machine was started longer ago");
+        self.change(frame, |flow| flow.seen = seen);
+    }
+
+    /// Lets a flow have begun earlier.
+    pub(crate) fn begun_before(&mut self, frame: &Frame, seconds: u16) {
+        self.change(frame, |flow| flow.began = flow.began.wrapping_sub(seconds));
+    }
+
+    /// Changes both directions of a flow.
+    fn change(&mut self, frame: &Frame, change: impl Fn(&mut Flow)) {
+        let (mut flow, is_kept) = self.flow(frame).expect("the flow is there");
         let key = flow_key(frame);
         let back = FlowKey {
             source: flow.destination,
@@ -212,10 +223,10 @@ impl Services {
             destination_port: flow.source_port,
             ..key
         };
-        let map = &mut self.flows[usize::from(answered)];
+        let map = &mut self.flows[usize::from(is_kept)];
         let mut reply = map.get(&back, 0).unwrap();
-        let seen = now().checked_sub(seconds * 1_000_000_000).expect("this machine was started longer ago");
-        (flow.seen, reply.seen) = (seen, seen);
+        change(&mut flow);
+        change(&mut reply);
         map.insert(key, flow, 0).unwrap();
         map.insert(back, reply, 0).unwrap();
     }
@@ -226,7 +237,7 @@ impl Services {
         Map::from_map_data(map).unwrap().try_into().unwrap()
     }
 
-    /// How many directions of flows there are: new ones, and answered ones.
+    /// How many directions of flows there are: new ones, and those that are kept.
     pub(crate) fn flows(&self) -> [usize; 2] {
         [0, 1].map(|at| self.flows[at].keys().count())
     }

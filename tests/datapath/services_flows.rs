@@ -4,95 +4,159 @@ use weft_common::reason::Program;
 use weft_common::services::flow;
 
 use crate::datapath::{Datapath, Outcome, pins};
-use crate::frames::{Frame, SCTP, TCP, UDP};
+use crate::frames::{Content, Frame, SCTP, TCP, UDP};
 use crate::services::{Port, Services};
-use crate::services_packets::{ACK, Case, FIN, RST, SERVICE_PORT, answer, at, sctp, segment, to};
+use crate::services_packets::{ACK, Case, FIN, RST, SERVICE_PORT, answer, at, segment, to};
 use crate::services_to_backend::{expect, up};
 
-const PROGRAM: Program = Program::FromPod;
+pub(crate) const PROGRAM: Program = Program::FromPod;
 
 /// A node whose pod has dialled a Service with one backend outside the pods' network, whose answers come by the stack.
-struct Dialled {
-    datapath: Datapath,
-    services: Services,
+pub(crate) struct Dialled {
+    pub(crate) datapath: Datapath,
+    pub(crate) services: Services,
 }
 
 impl Dialled {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let datapath = Datapath::load();
         Self { services: Services::open(pins()), datapath }
     }
 
     /// Gives a case's Service one backend with a port.
-    fn serve(&self, case: &Case, port: u16) {
+    pub(crate) fn serve(&self, case: &Case, port: u16) {
         self.services.set(&case.service(&[case.family.outside], port));
     }
 
     /// Checks that a packet goes to the backend with a port.
-    fn goes_to(&self, case: &Case, what: &str, frame: &Frame, port: u16) {
+    pub(crate) fn goes_to(&self, case: &Case, what: &str, frame: &Frame, port: u16) {
         let outcome = up(&to(frame, case.family.outside, port));
         expect(&self.datapath, PROGRAM, &format!("{what}, {}", case.name()), frame, outcome);
     }
 
+    /// Makes a flow one that is kept.
+    fn keep(&mut self, case: &Case, frame: &Frame) {
+        self.goes_to(case, "first", frame, 8080);
+        self.answers(case, "answer", frame, 8080);
+        self.services.begun_before(frame, STREAM);
+        self.goes_to(case, "goes on", &later(frame), 8080);
+        assert!(self.services.flow(frame).unwrap().1, "{}: it is not kept", case.name());
+    }
+
     /// The backend with a port answers a packet.
-    fn answers(&self, case: &Case, what: &str, frame: &Frame, port: u16) {
+    pub(crate) fn answers(&self, case: &Case, what: &str, frame: &Frame, port: u16) {
         let reply = answer(&to(frame, case.family.outside, port));
         expect(&self.datapath, Program::ToPod, &format!("{what}, {}", case.name()), &reply, up(&answer(frame)));
     }
 }
 
-/// A packet of the case's connection that does not begin it.
-fn later(case: &Case) -> Frame {
-    match case.protocol {
-        TCP => segment(case.frame.clone(), ACK),
-        SCTP => sctp(case.frame.clone(), 0),
-        _ => case.frame.clone(),
+/// A packet that goes on where this one begins.
+pub(crate) fn later(first: &Frame) -> Frame {
+    let mut later = first.clone();
+    match &mut later.content {
+        Content::Segment { flags, .. } => *flags = ACK,
+        Content::Sctp { chunk, .. } => *chunk = 0,
+        _ => (),
     }
+    later
 }
 
+/// An age at which datagrams are a stream.
+pub(crate) const STREAM: u16 = 2;
+
 #[test]
-fn a_flow_is_among_the_established_once_it_was_answered() {
-    let node = Dialled::new();
+fn a_flow_is_kept_once_it_goes_on_after_the_answer() {
+    let mut node = Dialled::new();
     for (case, before) in Case::all().zip(0..) {
         node.serve(&case, 8080);
         node.goes_to(&case, "first", &case.frame, 8080);
         assert_eq!(node.services.flows(), [2, 2 * before], "{}", case.name());
         assert!(!node.services.flow(&case.frame).unwrap().1);
-        node.answers(&case, "answer", &case.frame, 8080);
+        // What goes on before the answer, and the answer alone, prove nothing.
+        node.services.begun_before(&case.frame, STREAM);
+        node.goes_to(&case, "goes on", &later(&case.frame), 8080);
+        assert_eq!(node.services.flows(), [2, 2 * before], "{}", case.name());
+        // Once: datagrams of this age that go on after their answer are a stream.
+        let reply = answer(&to(&case.frame, case.family.outside, 8080));
+        node.datapath.run_uncounted(Program::ToPod, &reply.bytes());
+        let (flow, is_kept) = node.services.flow(&case.frame).unwrap();
+        assert_eq!((flow.flags, flow.service, is_kept), (flow::ANSWERED, case.id(), false), "{}", case.name());
+        node.goes_to(&case, "goes on after the answer", &later(&case.frame), 8080);
         assert_eq!(node.services.flows(), [0, 2 * before + 2], "{}", case.name());
-        let (flow, answered) = node.services.flow(&case.frame).unwrap();
-        assert!(answered);
-        assert_eq!((flow.flags, flow.service), (0, case.id()));
-        node.goes_to(&case, "after the answer", &later(&case), 8080);
+        let (flow, is_kept) = node.services.flow(&case.frame).unwrap();
+        assert_eq!((flow.flags, flow.service, is_kept), (flow::ANSWERED, case.id(), true), "{}", case.name());
+        node.goes_to(&case, "after that", &later(&case.frame), 8080);
+        node.answers(&case, "after that", &later(&case.frame), 8080);
     }
 }
 
 #[test]
-fn a_flood_of_a_million_new_flows_leaves_those_that_were_answered() {
+fn a_question_and_its_answer_are_not_kept_but_a_stream_from_the_backend_is() {
+    let mut node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol == UDP) {
+        node.serve(&case, 8080);
+        for _ in 0..3 {
+            node.goes_to(&case, "question", &case.frame, 8080);
+            node.answers(&case, "answer", &case.frame, 8080);
+        }
+        node.services.begun_before(&case.frame, STREAM - 1);
+        // The second in which it began may just have ended.
+        assert!(!node.services.flow(&case.frame).unwrap().1, "{}", case.name());
+        node.services.begun_before(&case.frame, 1);
+        node.answers(&case, "once more", &case.frame, 8080);
+        assert!(node.services.flow(&case.frame).unwrap().1, "{}", case.name());
+        // Each direction finds it.
+        node.goes_to(&case, "question", &case.frame, 8080);
+        node.answers(&case, "answer", &case.frame, 8080);
+    }
+}
+
+#[test]
+fn a_connection_that_only_the_backend_goes_on_with_is_not_kept() {
+    let mut node = Dialled::new();
+    for case in Case::all().filter(|case| case.protocol != UDP) {
+        node.serve(&case, 8080);
+        node.goes_to(&case, "first", &case.frame, 8080);
+        node.services.begun_before(&case.frame, STREAM);
+        for _ in 0..3 {
+            node.answers(&case, "answer", &case.frame, 8080);
+            node.goes_to(&case, "once more", &case.frame, 8080);
+        }
+        assert!(!node.services.flow(&case.frame).unwrap().1, "{}", case.name());
+    }
+}
+
+#[test]
+fn a_flood_of_a_million_new_flows_leaves_those_that_are_kept() {
     /// Turns through all ports: by the time that one comes again, its flow has been pushed out.
     const TURNS: usize = 5;
-    let node = Dialled::new();
+    let mut node = Dialled::new();
     let cases: Vec<Case> = Case::all().filter(|case| matches!(case.protocol, UDP | TCP)).collect();
     let mut count = 0;
     for case in &cases {
         node.serve(case, 8080);
-        node.goes_to(case, "first", &case.frame, 8080);
-        node.answers(case, "answer", &case.frame, 8080);
+        node.keep(case, &case.frame);
     }
     for case in &cases {
-        for port in (0..TURNS).flat_map(|_| 10_000..60_000_u16) {
-            node.datapath.run_uncounted(PROGRAM, &case.frame.clone().source_port(port).bytes());
+        for (turn, port) in (0..TURNS).flat_map(|turn| (10_000..60_000_u16).map(move |port| (turn, port))) {
+            let frame = case.frame.clone().source_port(port);
+            node.datapath.run_uncounted(PROGRAM, &frame.bytes());
+            if turn == 0 {
+                // A fifth of them is answered.
+                let answer = answer(&to(&frame, case.family.outside, 8080));
+                node.datapath.run_uncounted(Program::ToPod, &answer.bytes());
+            }
             count += 1;
         }
     }
     assert_eq!(count, 1_000_000);
-    let [new, answered] = node.services.flows();
-    assert!(new > 10_000 && answered == 2 * cases.len(), "{new} new, {answered} answered");
+    let [new, kept] = node.services.flows();
+    assert!(new > 10_000 && kept == 2 * cases.len(), "{new} new, {kept} kept");
     for case in &cases {
-        let (flow, answered) = node.services.flow(&case.frame).expect("it is still there");
-        assert!(answered && flow.service == case.id());
-        node.goes_to(case, "after the flood", &later(case), 8080);
-        node.answers(case, "an answer after the flood", &later(case), 8080);
+        let (flow, is_kept) = node.services.flow(&case.frame).expect("it is still there");
+        assert!(is_kept && flow.service == case.id());
+        node.goes_to(case, "after the flood", &later(&case.frame), 8080);
+        node.answers(case, "an answer after the flood", &later(&case.frame), 8080);
     }
     // Whoever comes next gets in as before.
     for case in &cases {
@@ -106,18 +170,19 @@ fn a_flood_of_a_million_new_flows_leaves_those_that_were_answered() {
 fn a_flow_is_over_after_a_silence() {
     let mut node = Dialled::new();
     for case in Case::all() {
-        // Not answered; answered.
+        // New; kept.
         let spans = match case.protocol {
             UDP => [30, 120],
             SCTP => [60, 210],
-            _ => [60, 3600],
+            // Longer than any other: a machine that was just started cannot tell of more.
+            _ => [60, 300],
         };
-        for (span, is_answered) in spans.into_iter().zip([false, true]) {
+        for (span, is_kept) in spans.into_iter().zip([false, true]) {
             node.serve(&case, 8080);
-            let frame = case.frame.clone().source_port(5000 + u16::from(is_answered));
+            let frame = case.frame.clone().source_port(5000 + u16::from(is_kept));
             node.goes_to(&case, "first", &frame, 8080);
-            if is_answered {
-                node.answers(&case, "answer", &frame, 8080);
+            if is_kept {
+                node.keep(&case, &frame);
             }
             // Nothing but the end of the flow sends the next packet elsewhere: the old backend goes on serving.
             let both = [at(case.family.outside, 8080), at(case.family.outside, 8081)];
@@ -128,17 +193,17 @@ fn a_flow_is_over_after_a_silence() {
             node.goes_to(&case, "just in time", &frame, 8080);
             let (flow, _) = node.services.flow(&frame).unwrap();
             assert!(crate::services::now() - flow.seen < 1_000_000_000, "the packet counts");
-            if case.protocol == TCP && is_answered {
+            if case.protocol == TCP && is_kept {
                 continue;
             }
             let is_other = (0..40).any(|_| {
                 node.services.age(&frame, span + 1);
                 node.datapath.run(PROGRAM, &frame.bytes());
-                let (flow, answered) = node.services.flow(&frame).unwrap();
-                assert!(!answered, "{}: it began anew", case.name());
+                let (flow, is_kept) = node.services.flow(&frame).unwrap();
+                assert!(!is_kept, "{}: it began anew", case.name());
                 flow.destination_port == 8081_u16.to_be_bytes()
             });
-            assert!(is_other, "{}, answered {is_answered}: it stays with its backend for ever", case.name());
+            assert!(is_other, "{}, kept {is_kept}: it stays with its backend for ever", case.name());
         }
     }
 }
@@ -157,14 +222,14 @@ fn answers_to_a_flow_that_is_over_are_nobodys() {
 
 #[test]
 fn datagrams_leave_a_backend_that_is_gone_on_the_next_packet() {
-    let node = Dialled::new();
+    let mut node = Dialled::new();
     for case in Case::all().filter(|case| case.protocol == UDP) {
-        for is_answered in [false, true] {
+        for is_kept in [false, true] {
             node.serve(&case, 8080);
-            let frame = case.frame.clone().source_port(5000 + u16::from(is_answered));
+            let frame = case.frame.clone().source_port(5000 + u16::from(is_kept));
             node.goes_to(&case, "first", &frame, 8080);
-            if is_answered {
-                node.answers(&case, "answer", &frame, 8080);
+            if is_kept {
+                node.keep(&case, &frame);
             }
             node.serve(&case, 8081);
             node.goes_to(&case, "another backend", &frame, 8081);
@@ -192,11 +257,11 @@ fn connections_go_on_with_a_backend_that_is_gone() {
         node.goes_to(&case, "first", &case.frame, 8080);
         node.answers(&case, "answer", &case.frame, 8080);
         node.serve(&case, 8081);
-        node.goes_to(&case, "another backend", &later(&case), 8080);
+        node.goes_to(&case, "another backend", &later(&case.frame), 8080);
         node.services.set(&case.service(&[], 0));
-        node.goes_to(&case, "no backend", &later(&case), 8080);
+        node.goes_to(&case, "no backend", &later(&case.frame), 8080);
         node.services.remove(&case.service(&[case.family.outside], 8080));
-        node.goes_to(&case, "no Service", &later(&case), 8080);
+        node.goes_to(&case, "no Service", &later(&case.frame), 8080);
         node.answers(&case, "no Service", &case.frame, 8080);
     }
 }

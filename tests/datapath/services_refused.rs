@@ -63,6 +63,14 @@ fn refused(case: &Case, frame: &Frame) -> Outcome {
     if case.protocol == TCP { reset(frame, 0, 1001, ACK) } else { unreachable(frame) }
 }
 
+/// What a packet is refused with that goes on with a flow for which there is no place.
+pub(crate) fn no_place(case: &Case, frame: &Frame) -> Outcome {
+    match if case.protocol == TCP { reset(frame, 2000, 0, 0) } else { unreachable(frame) } {
+        Outcome::Refused(answer) => Outcome::NoPlace(answer),
+        other => other,
+    }
+}
+
 fn dropped(reason: DropReason) -> Outcome {
     Outcome::Dropped(reason)
 }

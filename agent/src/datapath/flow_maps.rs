@@ -36,12 +36,12 @@ impl FlowMaps {
         Ok(Self { maps })
     }
 
-    /// The directions of flows that were answered, or of those that were not.
-    pub fn flows(&self, answered: bool, read: impl FnMut(FlowKey, Flow) -> ControlFlow<()>) -> Result<(), KernelError> {
-        self.walk(if answered { map::FLOWS } else { map::NEW_FLOWS }, read)
+    /// The directions of flows that are kept, or of those that have not proved yet that they go on.
+    pub fn flows(&self, is_kept: bool, read: impl FnMut(FlowKey, Flow) -> ControlFlow<()>) -> Result<(), KernelError> {
+        self.walk(if is_kept { map::FLOWS } else { map::NEW_FLOWS }, read)
     }
 
-    /// One direction of a flow, and whether the flow was answered.
+    /// One direction of a flow, and whether the flow is kept.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<(Flow, bool)>, KernelError> {
         if let Some(flow) = self.get(map::NEW_FLOWS, key)? {
             return Ok(Some((flow, false)));

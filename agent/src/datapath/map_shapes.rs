@@ -53,6 +53,7 @@ impl MapShape {
         (map::AFFINITY, Self::least_recently_used::<AffinityKey, Affinity>(services::MAX_AFFINITY)),
         (map::FLOWS, Self::least_recently_used::<FlowKey, Flow>(services::MAX_FLOWS)),
         (map::NEW_FLOWS, Self::least_recently_used::<FlowKey, Flow>(services::MAX_NEW_FLOWS)),
+        (map::FLOW_SLOTS, Self::of::<u32, FlowKey>(MapType::Array, services::MAX_KEPT_FLOWS, 0)),
         (map::TRACKED, Self::array::<Tracked>()),
         (map::DATAGRAMS, Self::least_recently_used::<DatagramKey, Datagram>(fragments::MAX_DATAGRAMS)),
         (map::HELD_FRAGMENTS, Self::least_recently_used::<HeldKey, Held>(fragments::MAX_HELD)),

@@ -1,7 +1,7 @@
 //! `weft drops`: what our programs did not let through, by program and reason. `weft status` shows the same counters.
 
 use serde::{Deserialize, Serialize};
-use weft_common::reason::{DropReason, SOCKET};
+use weft_common::reason::{DropReason, Program, SOCKET};
 
 use super::Source;
 use crate::datapath::drop_counters::DropCounters;
@@ -51,7 +51,8 @@ pub fn counters(counters: &DropCounters) -> impl Iterator<Item = (&'static str, 
 
 /// Whether whoever sent it was told. A system call that fails always tells.
 pub fn sender_told(program: &str, reason: DropReason) -> bool {
-    program == SOCKET || reason == DropReason::ServiceRefused
+    let from_pod = program == Program::FromPod.name();
+    program == SOCKET || reason == DropReason::ServiceRefused || (from_pod && reason == DropReason::FlowTableFull)
 }
 
 /// Counters that are not zero.
@@ -167,8 +168,8 @@ fn next_step(reason: DropReason) -> &'static str {
              shows under DROPPED which pod; it must send smaller ones"
         }
         DropReason::FlowTableFull => {
-            "More flows through Services than this node can tell apart. from_pod: `weft pods` shows under DROPPED who opens them; let \
-             clients keep connections, or spread them over more nodes"
+            "More flows through Services go on than this node has places for; those that are there stay. `weft flows` shows whose they are, \
+             from_pod: `weft pods` shows under DROPPED who wants more; end some, or spread clients over more nodes"
         }
     }
 }

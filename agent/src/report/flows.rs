@@ -82,7 +82,9 @@ pub enum FlowKind {
 pub enum FlowState {
     /// Nobody has answered yet.
     New,
-    /// The backend has answered.
+    /// The backend has answered; that it goes on is not proved, and many newer ones would push it out.
+    Answered,
+    /// Both talk, and nothing pushes it out.
     Established,
     /// Its end was seen.
     Closing,
@@ -205,16 +207,17 @@ impl FlowFilter {
 
 /// A flow of the packet path, from either of its directions; the one from the backend stands for it only where the other is lost.
 /// `None`: of a protocol that nobody translates.
-pub fn packets(names: &ServiceNames, key: &FlowKey, flow: &Flow, answered: bool, now: Duration) -> Option<FlowReport> {
+pub fn packets(names: &ServiceNames, key: &FlowKey, flow: &Flow, is_kept: bool, now: Duration) -> Option<FlowReport> {
     let is_reply = flow.flags & flow::REPLY != 0;
-    let (idle, patience) = (idle(now, flow.seen), patience::seconds(key.protocol, flow.flags, answered));
+    let (idle, patience) = (idle(now, flow.seen), patience::seconds(key.protocol, flow.flags, is_kept));
     let remaining = Duration::from_secs(patience).saturating_sub(idle);
-    let state = match (remaining.is_zero(), is_reply, flow.flags & flow::CLOSING != 0, answered) {
-        (true, _, _, _) => FlowState::Over,
-        (_, true, _, _) => FlowState::Half,
-        (_, _, true, _) => FlowState::Closing,
-        (_, _, _, true) => FlowState::Established,
-        (_, _, _, false) => FlowState::New,
+    let state = match flow.flags {
+        _ if remaining.is_zero() => FlowState::Over,
+        _ if is_reply => FlowState::Half,
+        flags if flags & flow::CLOSING != 0 => FlowState::Closing,
+        _ if is_kept => FlowState::Established,
+        flags if flags & flow::ANSWERED != 0 => FlowState::Answered,
+        _ => FlowState::New,
     };
     let before = [socket(key.source, key.source_port), socket(key.destination, key.destination_port)];
     let after = [socket(flow.source, flow.source_port), socket(flow.destination, flow.destination_port)];

@@ -47,11 +47,11 @@ fn key([source, destination]: [SocketAddr; 2], protocol: u8) -> FlowKey {
 }
 
 /// The direction from the client, idle for so many seconds.
-fn forward(way: [&str; 3], protocol: u8, flags: u32, idle: u64) -> (FlowKey, Flow) {
+fn forward(way: [&str; 3], protocol: u8, flags: u16, idle: u64) -> (FlowKey, Flow) {
     let [client, dialled, backend] = way.map(at);
     let FlowKey { source, destination, source_port, destination_port, .. } = key([client, backend], protocol);
     let seen = (NOW - Duration::from_secs(idle)).as_nanos().try_into().unwrap();
-    let flow = Flow { source, destination, source_port, destination_port, flags, service: SERVICE, seen };
+    let flow = Flow { source, destination, source_port, destination_port, flags, began: 0, service: SERVICE, seen };
     (key([client, dialled], protocol), flow)
 }
 
@@ -73,8 +73,8 @@ impl Turned for (FlowKey, Flow) {
     }
 }
 
-fn told((key, flow): (FlowKey, Flow), answered: bool) -> FlowReport {
-    packets(&names(), &key, &flow, answered, NOW).unwrap()
+fn told((key, flow): (FlowKey, Flow), is_kept: bool) -> FlowReport {
+    packets(&names(), &key, &flow, is_kept, NOW).unwrap()
 }
 
 #[test]
@@ -94,11 +94,12 @@ fn a_flow_says_who_dialled_what_where_it_ends_and_for_how_long() {
 
 #[test]
 fn the_state_and_the_time_that_is_left_follow_from_what_was_heard() {
-    let of = |protocol, flags, idle, answered| {
-        let flow = told(forward(WAYS[0], protocol, flags, idle), answered);
+    let of = |protocol, flags, idle, is_kept| {
+        let flow = told(forward(WAYS[0], protocol, flags, idle), is_kept);
         (flow.state, flow.remaining_seconds.unwrap())
     };
     assert_eq!(of(UDP, 0, 10, true), (FlowState::Established, 110.0));
+    assert_eq!(of(UDP, flow::ANSWERED, 10, false), (FlowState::Answered, 20.0));
     assert_eq!(of(UDP, 0, 30, false), (FlowState::Over, 0.0));
     assert_eq!(of(TCP, 0, 10, false), (FlowState::New, 50.0));
     assert_eq!(of(TCP, 0, 400, true), (FlowState::Established, 86_000.0));

@@ -1,4 +1,4 @@
-//! Flows that are kept. Each has a slot, the number of which is limited, and a slot is given to another flow only when its own is over: who
+//! Flows that are kept. Each has a slot, the number of which is limited, and a slot is given to another flow only when its own has ended: who
 //! comes too late is refused, and nobody who is there gives way.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_ANY};
@@ -16,6 +16,9 @@ use crate::{header_chain, maps, transport};
 
 /// Slots that are looked at, one after the other from a random one on. While nine of ten are taken, one flow in thirty is refused.
 const LOOKS: u32 = 32;
+/// Nanoseconds after the end of a connection in which there may be more to say. It is remembered for longer, but not where another one needs
+/// its slot.
+const LAST_WORDS: u64 = 1_000_000_000;
 
 /// Keeps the flow of this packet.
 #[unsafe(no_mangle)]
@@ -77,15 +80,17 @@ fn take_slot(key: &Key, now: u64) -> bool {
     false
 }
 
-/// Whether a slot's flow is over. What is left of it goes.
+/// Whether a slot's flow is over, or has nothing more to say. What is left of it goes.
 #[inline(always)]
 fn is_free(key: &Key, now: u64) -> bool {
     let Some(entry) = kept().get_ptr_mut(&key.0) else { return true };
     let found = Found { entry, is_kept: true };
-    if found.is_alive(key.0.protocol, now) && is_endpoint(&key.0) {
+    let flow = found.flow();
+    let has_ended = flow.flags & flow::CLOSING != 0 && now.saturating_sub(flow.seen) > LAST_WORDS;
+    if !has_ended && found.is_alive(key.0.protocol, now) && is_endpoint(&key.0) {
         return false;
     }
-    flows::forget(key, &flows::other_way(&found.flow(), key.0.protocol));
+    flows::forget(key, &flows::other_way(&flow, key.0.protocol));
     true
 }
 

@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::flow::{self, Key};
 use crate::fragment_maps::{datagrams, held_fragments, pair};
 use crate::fragment_wait::Way;
-use crate::header_chain::{self, Transport};
+use crate::header_chain::{self, FRAGMENT, MOST_EXTENSIONS, Transport};
 use crate::packet::{self, ETHERNET, Family, Frame, IPV6, Packet, SCTP};
 use crate::step::{self, Step};
 use crate::{maps, transport};
@@ -28,12 +28,6 @@ const PATIENCE: u64 = 2 * SECOND;
 /// How long two addresses are expected to have packets between them after the last one. No flow of UDP lives longer without.
 const EXPECTED: u64 = 120 * SECOND;
 
-/// Extension headers of IPv6 (IANA), and how many of a packet are looked at.
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
-const MOST_EXTENSIONS: usize = 8;
 /// The place of the identification in an IPv4 header, and in a fragment header of IPv6.
 const IDENTIFICATION: usize = 4;
 /// Says, beside an identification, that there is one.
@@ -68,11 +62,11 @@ extern "C" fn weft_identification(skb: *mut __sk_buff) -> u64 {
     for _ in 0..MOST_EXTENSIONS {
         match number {
             FRAGMENT => return skb.load::<u32>(at + IDENTIFICATION).map_or(0, |found| FOUND | u64::from(found)),
-            HOP_BY_HOP | ROUTING | DESTINATION => (),
+            other if header_chain::is_extension(other) => (),
             _ => return 0,
         }
         let Ok([next, length]) = skb.load::<[u8; 2]>(at) else { return 0 };
-        at += (length as usize + 1) * 8;
+        at += header_chain::extension_bytes(number, length);
         number = next;
     }
     0

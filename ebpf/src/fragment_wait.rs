@@ -66,7 +66,11 @@ extern "C" fn weft_follow(skb: *mut __sk_buff, way: u32) -> i32 {
 #[inline(always)]
 fn follow(skb: &SkBuff, way: Way) -> Result<Step, DropReason> {
     let Frame::Ip(packet) = packet::parse(skb)? else { return Ok(Step::Nothing) };
-    let Some(key) = fragment::key(skb, &packet) else { return Ok(Step::Nothing) };
+    let Some(key) = fragment::key(skb, &packet) else {
+        // It ends within its own fragment header.
+        let is_for_service = way == Way::ToService && service::has_rules(&packet.destination)?;
+        return if is_for_service { Err(DropReason::Truncated) } else { Ok(Step::Nothing) };
+    };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     if let Some(first) = fragment::find(&key, now) {

@@ -11,7 +11,7 @@ use crate::step::{self, Step};
 /// Numbers of IPv6 extension headers (IANA, "IPv6 Extension Header Types").
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const NO_NEXT: u8 = 59;
 const DESTINATION: u8 = 60;
@@ -19,7 +19,7 @@ const MOBILITY: u8 = 135;
 const HOST_IDENTITY: u8 = 139;
 const SHIM6: u8 = 140;
 /// Extension headers of one packet. RFC 8200 recommends an order in which there are at most seven.
-const MOST_EXTENSIONS: usize = 8;
+pub(crate) const MOST_EXTENSIONS: usize = 8;
 /// Fragment offset in the half word of a fragment header.
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// The flag there that more fragments follow.
@@ -120,12 +120,23 @@ pub(crate) fn comes_later(packet: &Packet) -> bool {
     packet.family == Family::V6 && is_extension(packet.next_header)
 }
 
+/// Whether a number is that of an extension header.
 #[inline(always)]
-const fn is_extension(next_header: u8) -> bool {
+pub(crate) const fn is_extension(next_header: u8) -> bool {
     matches!(
         next_header,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6
     )
+}
+
+/// Bytes of the extension header with a number, whose second byte is this.
+#[inline(always)]
+pub(crate) const fn extension_bytes(number: u8, length: u8) -> usize {
+    match number {
+        FRAGMENT => 8,
+        AUTHENTICATION => (length as usize + 2) * 4,
+        _ => (length as usize + 1) * 8,
+    }
 }
 
 /// Walks the extension headers of an IPv6 packet, of which the first has this number.
@@ -147,7 +158,7 @@ fn walk(skb: &SkBuff, first: u8) -> Result<Option<Transport>, DropReason> {
     let (mut protocol, mut at, mut is_fragment) = (first, ETHERNET + IPV6, false);
     for _ in 0..MOST_EXTENSIONS {
         let [next, length] = [byte(skb, at)?, byte(skb, at + 1)?];
-        let bytes = match protocol {
+        match protocol {
             ROUTING if byte(skb, at + 3)? != 0 => return Err(DropReason::SourceRouted),
             FRAGMENT => {
                 let offset = u16::from_be_bytes([byte(skb, at + 2)?, byte(skb, at + 3)?]);
@@ -155,12 +166,10 @@ fn walk(skb: &SkBuff, first: u8) -> Result<Option<Transport>, DropReason> {
                     return Ok(None);
                 }
                 is_fragment |= offset & MORE_FRAGMENTS != 0;
-                8
             }
-            AUTHENTICATION => (length as usize + 2) * 4,
-            _ => (length as usize + 1) * 8,
-        };
-        at += bytes;
+            _ => (),
+        }
+        at += extension_bytes(protocol, length);
         protocol = next;
         if !is_extension(protocol) {
             // Where nothing comes next, the last header must be whole.

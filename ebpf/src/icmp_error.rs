@@ -11,7 +11,7 @@ use weft_common::services::{Flow, FlowKey, PortBytes, flow};
 
 use crate::address::Address;
 use crate::flow::{self as flows, Key};
-use crate::header_chain;
+use crate::header_chain::{self, FRAGMENT};
 use crate::packet::{self, ETHERNET, Family, Frame, IPV4, IPV6, Packet, SCTP, TCP, UDP};
 use crate::refuse::fold;
 use crate::step::{self, Step};
@@ -34,10 +34,6 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 const FRAGMENT_OFFSET_V6: u16 = 0xfff8;
 /// Extension headers that a quoted packet may have before its ports.
 const MOST_EXTENSIONS: usize = 4;
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
 
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
@@ -158,18 +154,14 @@ fn read(skb: &SkBuff, family: Family, at: usize) -> Option<Quoted> {
 fn walk(skb: &SkBuff, first: u8, start: usize) -> Option<(u8, usize)> {
     let (mut protocol, mut at) = (first, start);
     for _ in 0..MOST_EXTENSIONS {
-        let [next, length, high, low] = match protocol {
-            HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION => skb.load::<[u8; 4]>(at).ok()?,
-            _ => break,
-        };
-        if protocol == FRAGMENT {
-            if u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET_V6 != 0 {
-                return None;
-            }
-            at += 8;
-        } else {
-            at += (length as usize + 1) * 8;
+        if !header_chain::is_extension(protocol) {
+            break;
         }
+        let [next, length, high, low] = skb.load::<[u8; 4]>(at).ok()?;
+        if protocol == FRAGMENT && u16::from_be_bytes([high, low]) & FRAGMENT_OFFSET_V6 != 0 {
+            return None;
+        }
+        at += header_chain::extension_bytes(protocol, length);
         protocol = next;
     }
     Some((protocol, at))

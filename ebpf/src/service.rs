@@ -34,7 +34,8 @@ pub(crate) fn find(
     from_host: bool,
 ) -> Result<Option<&'static Frontend>, DropReason> {
     let key = FrontendKey { address: *address.bytes(), port, protocol, zero: 0 };
-    if let Some(found) = maps::frontend(&key) {
+    // With neither port nor protocol it would be the rest of the address.
+    if let Some(found) = maps::frontend(&key).filter(|found| found.flags & frontend::REST == 0) {
         let is_for_client = from_host || found.flags & frontend::HOST_ONLY == 0;
         return Ok(is_for_client.then_some(found));
     }
@@ -52,9 +53,9 @@ pub(crate) fn find(
 #[inline(always)]
 pub(crate) fn has_rules(address: &Address) -> Result<bool, DropReason> {
     match find(address, [0; 2], 0, false) {
-        Ok(Some(_)) | Err(DropReason::ServiceRefused) => Ok(true),
-        Ok(None) => Ok(false),
+        Err(DropReason::ServiceRefused) => Ok(true),
         Err(other) => Err(other),
+        Ok(_) => Ok(false),
     }
 }
 

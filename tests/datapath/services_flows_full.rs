@@ -1,12 +1,15 @@
 //! More flows than there are places for.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use weft_common::reason::{DropReason, Program};
 use weft_common::services::MAX_KEPT_FLOWS;
 
 use crate::datapath::Outcome;
 use crate::frames::{Frame, TCP, UDP};
 use crate::services_flows::{Dialled, PROGRAM, STREAM, later};
-use crate::services_packets::{Case, answer, to};
+use crate::services_packets::{ACK, Case, FIN, answer, segment, to};
 use crate::services_refused::no_place;
 
 /// A node on which connections were made from so many ports of the pod, without a look at how each fared.
@@ -116,6 +119,36 @@ fn places_of_flows_that_are_over_are_given_to_others() {
     // What is over goes with its place, so the map does not fill.
     let [_, kept] = node.services.flows();
     assert!(kept <= 2 * MAX_KEPT_FLOWS as usize, "{kept}");
+}
+
+#[test]
+fn connections_that_have_ended_make_room_for_others_a_second_later() {
+    const LIVING: std::ops::Range<u16> = 1024..2024;
+    let node = Dialled::new();
+    let cases: Vec<Case> = Case::all().filter(|case| case.protocol == TCP).collect();
+    for case in &cases {
+        node.serve(case, 8080);
+        for port in LIVING {
+            connect(&node, case, port);
+        }
+        for port in 3024..63_024 {
+            if port % 20_000 == 0 {
+                // Stragglers of the last second are still expected.
+                sleep(Duration::from_millis(1100));
+            }
+            connect(&node, case, port);
+            let last = segment(case.frame.clone(), FIN | ACK).source_port(port);
+            node.datapath.run_uncounted(PROGRAM, &last.bytes());
+            let answer = answer(&to(&last, case.family.outside, 8080));
+            node.datapath.run_uncounted(Program::ToPod, &answer.bytes());
+        }
+    }
+    assert_eq!(refused(&node), 0);
+    assert!(node.services.flows()[1] <= 2 * MAX_KEPT_FLOWS as usize);
+    for (case, port) in cases.iter().flat_map(|case| LIVING.map(move |port| (case, port))) {
+        let frame = case.frame.clone().source_port(port);
+        assert!(node.services.flow(&frame).is_some_and(|(_, is_kept)| is_kept), "{port}, {}", case.name());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Whatever clients, backends and the agent do, in whichever order: no packet to a Service leaves the node untranslated, and every answer
 //! comes from the address and port that the client dialled.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -49,6 +50,8 @@ enum Step {
     Serve(Vec<(Place, u16)>),
     Send(Dial, Says),
     Answer(Dial),
+    /// Its flow gets as old as one that is kept.
+    Ages(Dial),
     /// A client port asks a backend itself, and is answered.
     Direct(u16, (Place, u16)),
 }
@@ -63,6 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => vec((place, 8080..8083_u16), 0..4).prop_map(Step::Serve),
         6 => (dial(), says).prop_map(|(dial, says)| Step::Send(dial, says)),
         4 => dial().prop_map(Step::Answer),
+        3 => dial().prop_map(Step::Ages),
         2 => (0..CLIENTS, (elsewhere, 8080..8083_u16)).prop_map(|(client, backend)| Step::Direct(client, backend)),
     ]
 }
@@ -70,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// A Service, and what its clients were told so far.
 struct History<'d> {
     datapath: &'d Datapath,
-    services: &'d Services,
+    services: &'d RefCell<Services>,
     case: &'d Case,
     first_port: u16,
     serving: Vec<(Place, u16)>,
@@ -103,7 +107,7 @@ impl History<'_> {
         let family = self.case.family;
         let cluster_ip = at(family.cluster_ip, SERVICE_PORT);
         let port = Port::new(self.case.id(), self.case.protocol, &cluster_ip, &backends_text);
-        self.services.set(&port.and_at(&at(family.external_ip, SERVICE_PORT), 0));
+        self.services.borrow().set(&port.and_at(&at(family.external_ip, SERVICE_PORT), 0));
         self.serving = backends;
     }
 
@@ -147,7 +151,7 @@ impl History<'_> {
                 self.flows.remove(&dial);
                 return;
             }
-            _ => self.services.flow(&frame).expect("what is translated has a flow").0,
+            _ => self.services.borrow().flow(&frame).expect("what is translated has a flow").0,
         };
         let (place, asked) = (self.backend(&flow).0, self.translated(&frame, &flow));
         let expected = match place {
@@ -170,6 +174,13 @@ impl History<'_> {
         let goes_on = !matches!((self.case.protocol, says), (TCP | SCTP, Says::Ends | Says::Breaks));
         let was_over = !begins && known.is_some_and(|(_, goes_on)| !goes_on);
         self.flows.insert(dial, (flow, goes_on && !was_over));
+    }
+
+    /// Lets a flow have begun earlier: with its next packet it may be one that is kept.
+    fn ages(&self, dial: Dial) {
+        if self.flows.contains_key(&dial) {
+            self.services.borrow_mut().begun_before(&self.frame(dial, Says::GoesOn), 2);
+        }
     }
 
     /// Asks a backend itself. Only UDP, where the next socket may have any port of the last one's.
@@ -235,7 +246,7 @@ fn whatever_happens_no_packet_leaves_untranslated_and_every_answer_comes_from_wh
     // No port is used by two histories: the table of flows is not emptied between them.
     static PORTS: AtomicU16 = AtomicU16::new(10_000);
     let datapath = Datapath::load();
-    let services = Services::open(pins());
+    let services = RefCell::new(Services::open(pins()));
     for case in Case::all() {
         let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
         let ran = TestRunner::new(config).run(&vec(step(), 1..24), |steps| {
@@ -249,6 +260,7 @@ fn whatever_happens_no_packet_leaves_untranslated_and_every_answer_comes_from_wh
                     Step::Serve(backends) => history.serve(backends),
                     Step::Send(dial, says) => history.send(dial, says),
                     Step::Answer(dial) => history.answer(dial),
+                    Step::Ages(dial) => history.ages(dial),
                     Step::Direct(client, backend) => history.direct(client, backend),
                 }
             }

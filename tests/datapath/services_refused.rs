@@ -113,6 +113,9 @@ fn what_a_cluster_ip_does_not_serve_is_refused() {
         let unknown = frame(253, 0);
         expect(&datapath, PROGRAM, "a protocol without ports", &unknown, unreachable(&unknown));
     }
+    // Of IPv6 it is an extension header. The entry for what an address does not serve has no protocol either.
+    let none = Frame::udp(FAMILIES[0].pod, FAMILIES[0].cluster_ip).content(Content::Other(0, vec![0; 8]));
+    expect(&datapath, PROGRAM, "protocol 0", &none, unreachable(&none));
 }
 
 #[test]

@@ -83,11 +83,15 @@ fn sigterm_in_the_middle_of_a_thousand_routes_ends_the_agent_and_the_next_one_go
             let addresses = [format!("198.18.{high}.{low}")];
             cluster.api.set_node(&format!("far-{number}"), &addresses, &[format!("10.{}.{low}.0/24", 100 + high)]);
         }
-        node.start_agent();
-        wait_for(node, "the first routes", || node.routes().len() > 10);
-        ends_at_once(node, "setting routes");
-        let done = node.routes();
-        assert!(done.len() < 1002, "the end came in the middle: {}", done.len());
+        // On a busy machine all of them may be there before anybody has looked.
+        let done = (0..20).find_map(|_| {
+            node.namespace.run(["ip", "route", "flush", "protocol", "119"]).unwrap();
+            node.start_agent();
+            wait_for(node, "the first routes", || node.routes().len() > 10);
+            ends_at_once(node, "setting routes");
+            Some(node.routes()).filter(|done| done.len() < 1002)
+        });
+        let done = done.expect("one of the ends came in the middle");
         node.start_agent();
         wait::until(LIMIT, "the other routes", || {
             let now = node.routes();

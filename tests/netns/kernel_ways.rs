@@ -21,6 +21,8 @@ use weft_tests::wait;
 use crate::kernel_session::{NodePlan, Session, add_device, internal_ip, lonely_node, pod_cidr};
 
 const POD_MTU: u32 = 1430;
+/// How long it is quiet before a storm.
+const QUIET: Duration = Duration::from_millis(1500);
 /// Long enough for a loaded machine; no test waits for its end when all is well.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -290,6 +292,8 @@ fn what_leads_peers_elsewhere_is_told_as_urgent_and_a_storm_of_other_routes_not_
                 (0..1000_u32).map(|n| format!("route add 10.{}.{}.0/24 dev eth1 proto bgp", n >> 8, n & 255)).collect();
             std::fs::write(file.path(), routes.join("\n")).unwrap();
             let mut notifications = Notifications::subscribe(&session.kernel.interest()).unwrap();
+            // The kernel tells of a link's state up to a second late.
+            while tokio::time::timeout(QUIET, notifications.changed()).await.is_ok() {}
             namespace.run(["ip".as_ref(), "-batch".as_ref(), file.path().as_os_str()]).unwrap();
             let told = tokio::time::timeout(Duration::ZERO, notifications.changed()).await;
             assert!(told.is_err(), "{told:?}");

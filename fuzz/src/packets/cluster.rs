@@ -77,7 +77,7 @@ pub const PODS: [Pod; 2] = [
 
 /// Addresses that inputs name by number: the cluster's, those close to them, and those that RFCs give a meaning. New ones go to the
 /// end.
-pub const ADDRESSES: [IpAddr; 45] = [
+pub const ADDRESSES: [IpAddr; 51] = [
     v4(10, 244, 1, 10),
     v4(10, 244, 1, 11),
     v4(10, 244, 1, 1),
@@ -125,6 +125,39 @@ pub const ADDRESSES: [IpAddr; 45] = [
     v4(128, 0, 0, 1),
     v6([0xfebf, 0xffff, 0, 0, 0, 0, 0, 1]),
     v6([0xfec0, 0, 0, 0, 0, 0, 0, 1]),
+    SERVICES[0].address,
+    SERVICES[1].address,
+    SERVICES[2].address,
+    SERVICES[3].address,
+    SERVICES[4].address,
+    SERVICES[5].address,
+];
+
+/// A Service: UDP, TCP and SCTP at one port, each with one backend.
+#[derive(Debug)]
+pub struct Service {
+    /// Its cluster IP.
+    pub address: IpAddr,
+    /// Its backend.
+    pub backend: (IpAddr, u16),
+}
+
+/// The port of all Services: the one that templates ask for.
+pub const SERVICE_PORT: u16 = 7000;
+
+const fn service_v6(last: u16) -> IpAddr {
+    v6([0xfd00, 0x10, 0x96, 0, 0, 0, 0, last])
+}
+
+/// Services with a backend on another node, beside the client, and in the world; of each family. Only one keeps the port. Not every fuzzer has
+/// them in its maps.
+pub const SERVICES: [Service; 6] = [
+    Service { address: v4(10, 96, 0, 10), backend: (v4(10, 244, 2, 10), 8080) },
+    Service { address: v4(10, 96, 0, 11), backend: (v4(10, 244, 1, 11), SERVICE_PORT) },
+    Service { address: v4(10, 96, 0, 12), backend: (v4(198, 51, 100, 7), 8080) },
+    Service { address: service_v6(0x10), backend: (pod_v6(2, 0x10), 8080) },
+    Service { address: service_v6(0x11), backend: (pod_v6(1, 0x11), SERVICE_PORT) },
+    Service { address: service_v6(0x12), backend: (v6([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]), 8080) },
 ];
 
 impl Node {
@@ -147,6 +180,11 @@ impl Node {
 /// The pod of this node with an address.
 pub fn pod(address: IpAddr) -> Option<&'static Pod> {
     PODS.iter().find(|pod| pod.addresses.contains(&address))
+}
+
+/// The Service with an address.
+pub fn service(address: IpAddr) -> Option<&'static Service> {
+    SERVICES.iter().find(|service| service.address == address)
 }
 
 /// The node that has an InternalIP.

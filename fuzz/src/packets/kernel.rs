@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use nix::unistd::Uid;
@@ -12,11 +12,13 @@ use weft_common::address;
 use weft_common::entries::{Config, Endpoint, LOCAL, Node, NodeAddress};
 use weft_common::layout::map;
 use weft_common::reason::{COUNTERS, DropReason, Program, REASONS_MAX, counter_index};
+use weft_common::services::{Flow, FlowKey};
 
 use super::bpf_calls::{self, Context, VERIFY_CHECKSUM};
 use super::carrier::{self, Carrier};
 use super::case::Case;
 use super::cluster::{NODES, OVERLAY_DEVICE, POD_MTU, PODS};
+use super::services;
 use crate::sandbox;
 
 /// The programs as `build.rs` compiled them: the build script is the agent's, so it is the same object.
@@ -25,6 +27,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/we
 /// What programs return (`linux/pkt_cls.h`).
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_STOLEN: i32 = 4;
 const TC_ACT_REDIRECT: i32 = 7;
 
 /// Longest frame of a run. The kernel wants all of it on one page, with what it needs itself.
@@ -43,6 +46,10 @@ pub enum Outcome {
     Redirected(Vec<u8>),
     /// It was dropped, and counted.
     Dropped(DropReason),
+    /// It was counted as refused, and these bytes were sent instead.
+    Refused(Vec<u8>),
+    /// It waits for others, or was sent by another way.
+    Taken,
 }
 
 /// The loaded programs.
@@ -57,6 +64,8 @@ pub struct Kernel {
     /// The kernel checks what became of the sum over the packet.
     verifies: bool,
     runs: u32,
+    /// The maps of flows, where there are Services.
+    flows: Vec<HashMap<MapData, FlowKey, Flow>>,
 }
 
 impl Kernel {
@@ -66,14 +75,15 @@ impl Kernel {
     /// # Panics
     ///
     /// When the kernel refuses: there is nothing to fuzz then.
-    pub fn load() -> Self {
+    pub fn load(with_services: bool) -> Self {
         assert!(Uid::effective().is_root(), "only root may load programs into the kernel: use sudo");
-        let loaded = Self::try_load().unwrap_or_else(|error| panic!("cannot load the programs: {error:#}"));
+        let loaded =
+            Self::try_load(with_services).unwrap_or_else(|error| panic!("cannot load the programs: {error:#}"));
         sandbox::enter();
         loaded.probed()
     }
 
-    fn try_load() -> anyhow::Result<Self> {
+    fn try_load(with_services: bool) -> anyhow::Result<Self> {
         let mut loaded = EbpfLoader::new().load(OBJECT)?;
         let mut programs = Vec::new();
         for program in Program::ALL {
@@ -83,10 +93,11 @@ impl Kernel {
             programs.push(classifier.fd()?.as_fd().try_clone_to_owned()?);
         }
         fill(&mut loaded)?;
+        let flows = if with_services { services::fill(&mut loaded)? } else { Vec::new() };
         let counters = Counters::new(descriptor(&mut loaded, map::DROPS)?)?;
         let lease = (descriptor(&mut loaded, map::FAST_PATH_LEASE)?, false);
         let carrier = Carrier::load(programs[Program::FromOverlay as usize].as_fd())?;
-        Ok(Self { programs, carrier, counters, lease, verifies: false, runs: 0 })
+        Ok(Self { programs, carrier, counters, lease, verifies: false, runs: 0, flows })
     }
 
     /// Finds out what the kernel can check: older ones call the request invalid.
@@ -105,12 +116,12 @@ impl Kernel {
         self.verifies
     }
 
-    /// Runs the program of a case on its frame, and again, where the kernel verifies it, with a sum over the packet.
+    /// Runs the program of a case on its frame, and again, where the kernel verifies it and the caller wants it, with a sum over the packet.
     ///
     /// # Errors
     ///
     /// What is wrong whatever was expected, in words: another counter moved, the sum over the packet was forgotten.
-    pub fn run(&mut self, case: &Case) -> Result<Vec<Outcome>, String> {
+    pub fn run(&mut self, case: &Case, with_sum: bool) -> Result<Vec<Outcome>, String> {
         self.set_lease(case.is_leased).map_err(said("write the lease"))?;
         let context = Context::new(case.gso_size, case.gso_segments);
         let program = match &case.key {
@@ -118,16 +129,19 @@ impl Kernel {
             None => self.programs[case.program as usize].as_fd(),
         };
         let plain = run_once(program, case, &context, 0).map_err(said("run the program"))?;
-        let verified = self.verifies.then(|| run_once(program, case, &context, VERIFY_CHECKSUM));
+        let with_sum = with_sum && self.verifies;
+        let verified = with_sum.then(|| run_once(program, case, &context, VERIFY_CHECKSUM));
         self.runs += 1;
         let moved = self.counters.moved(case.program as u32 * REASONS_MAX, DropReason::ALL.len() as u32)?;
-        let runs = 1 + u64::from(self.verifies);
+        let runs = 1 + u64::from(with_sum);
         let mut outcomes = vec![outcome(case.program, plain, &moved, runs)?];
         match verified {
             None => (),
             Some(Ok(run)) => outcomes.push(outcome(case.program, run, &moved, runs)?),
             // What is dropped has no sum any more that anybody reads.
-            Some(Err(_)) if matches!(outcomes[0], Outcome::Dropped(_)) => (),
+            Some(Err(_)) if matches!(outcomes[0], Outcome::Dropped(_) | Outcome::Taken) => (),
+            // Of an answer, for which the packet was cut, the kernel forgot the sum, and a test run compares with it nevertheless.
+            Some(Err(_)) if matches!(outcomes[0], Outcome::Refused(_)) => (),
             Some(Err(error)) if error.raw_os_error() == Some(libc::EBADMSG) => {
                 return Err(format!("the packet was changed, and not the kernel's sum over it: {outcomes:02x?}"));
             }
@@ -140,6 +154,22 @@ impl Kernel {
             }
         }
         Ok(outcomes)
+    }
+
+    /// Forgets a flow.
+    pub fn forget(&mut self, keys: &[FlowKey]) {
+        for map in &mut self.flows {
+            for key in keys {
+                // Most are in one of the maps, or in none.
+                let _ = map.remove(key);
+            }
+        }
+    }
+
+    /// Forgets all flows, which takes its time.
+    pub fn forget_all(&mut self) {
+        let keys: Vec<_> = self.flows.iter().flat_map(HashMap::keys).flatten().collect();
+        self.forget(&keys);
     }
 
     /// Lets packets leave past the VXLAN device for all time, or not at all.
@@ -159,7 +189,11 @@ fn outcome(program: Program, run: (i32, Vec<u8>), moved: &[(u32, u64)], runs: u6
     let (action, bytes) = run;
     match action {
         TC_ACT_UNSPEC if moved.is_empty() => Ok(Outcome::Passed(bytes)),
+        TC_ACT_STOLEN if moved.is_empty() => Ok(Outcome::Taken),
         TC_ACT_REDIRECT if moved.is_empty() => Ok(Outcome::Redirected(bytes)),
+        TC_ACT_REDIRECT if moved == [(counter_index(program, DropReason::ServiceRefused), runs)] => {
+            Ok(Outcome::Refused(bytes))
+        }
         TC_ACT_SHOT => {
             let reason = DropReason::ALL.iter().find(|reason| moved == [(counter_index(program, **reason), runs)]);
             reason.map(|reason| Outcome::Dropped(*reason)).ok_or(format!("dropped, and the counters moved: {moved:?}"))

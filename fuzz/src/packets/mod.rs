@@ -12,6 +12,7 @@ pub mod edits;
 pub mod judge;
 pub mod kernel;
 pub mod oracle;
+pub mod services;
 pub mod templates;
 
 #[cfg(test)]

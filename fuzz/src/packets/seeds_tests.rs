@@ -6,6 +6,7 @@ use std::path::Path;
 use weft_common::reason::DropReason::{self, *};
 
 use super::case::Case;
+use super::oracle::service::{self, Becomes};
 use super::oracle::{self, Expected};
 
 /// What becomes of a seed.
@@ -93,4 +94,36 @@ fn every_seed_ends_as_its_name_says() {
         };
         assert_eq!(end, expected, "{name}: {case:02x?}");
     }
+}
+
+#[test]
+fn every_seed_of_services_becomes_what_its_name_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds/services");
+    let mut count = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let case = Case::read(&fs::read(folder.join(&name)).unwrap()).unwrap_or_else(|| panic!("{name} means nothing"));
+        let becomes = service::expect(&case);
+        let is_right = match name.as_str() {
+            "protocol-zero-ipv4" => matches!(becomes, Becomes::Refused),
+            "later-fragment-behind-host-identity" | "fragment-header-cut" => matches!(becomes, Becomes::Fragment(None)),
+            _ => {
+                let Becomes::Translated(translated) = &becomes else { panic!("{name}: {becomes:02x?}") };
+                let ends = &translated.ends;
+                let protocol =
+                    ["tcp", "udp", "sctp"][usize::from(ends.protocol == 17) + 2 * usize::from(ends.protocol == 132)];
+                let family = if ends.service.0.is_ipv4() { "ipv4" } else { "ipv6" };
+                let place = match &translated.expected {
+                    Expected::Encapsulated(_) => "other-node",
+                    Expected::Redirect(_) => "beside",
+                    Expected::Pass => "world",
+                    Expected::Drop(reason) => panic!("{name}: {reason:?}"),
+                };
+                name == format!("{place}-{protocol}-{family}")
+            }
+        };
+        assert!(is_right, "{name}: {becomes:02x?}");
+        count += 1;
+    }
+    assert_eq!(count, 21);
 }

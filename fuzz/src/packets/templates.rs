@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
 use weft_common::layout::VXLAN_PORT;
 
-use super::cluster::{NODES, OWN_NODE, PODS};
+use super::cluster::{NODES, OWN_NODE, PODS, SERVICES};
 
 /// What begins at an offset of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,10 @@ pub struct Template {
 
 const UDP: u8 = 17;
 const TCP: u8 = 6;
+const SCTP: u8 = 132;
+/// Where IP headers have the number of what they carry.
+const IPV4_PROTOCOL: usize = 9;
+const IPV6_NEXT_HEADER: usize = 6;
 const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 /// Bytes of a VXLAN header: the flag for a network identifier, identifier 1.
@@ -92,6 +96,13 @@ fn all() -> Vec<Template> {
             all.push(in_tunnel(PODS[0].addresses[family], to, &inner));
         }
     }
+    // What begins a flow with a Service.
+    for service in &SERVICES {
+        let own = PODS[0].addresses[usize::from(service.address.is_ipv6())];
+        for protocol in [UDP, TCP, SCTP] {
+            all.push(beginning(own, service.address, protocol));
+        }
+    }
     all
 }
 
@@ -114,6 +125,30 @@ fn plain(from: IpAddr, to: IpAddr, protocol: u8) -> Template {
     let at = template.frame.len() - transport.len();
     template.layers.push((if protocol == UDP { Layer::Udp } else { Layer::Payload }, at));
     template.layers.push((Layer::Payload, at + transport.len() - payload.len()));
+    template
+}
+
+/// The first packet of a connection: SYN or INIT.
+fn beginning(from: IpAddr, to: IpAddr, protocol: u8) -> Template {
+    let mut template = plain(from, to, if protocol == SCTP { TCP } else { protocol });
+    let at = template.layers[2].1;
+    match protocol {
+        TCP => template.frame[at + 13] = 2,
+        SCTP => {
+            // A checksum that is not right, but is one; then the chunk.
+            template.frame[at + 8..at + 12].copy_from_slice(&[1, 2, 3, 4]);
+            template.frame[at + 12] = 1;
+            let protocol = if to.is_ipv4() { IPV4_PROTOCOL } else { IPV6_NEXT_HEADER };
+            template.frame[Ethernet2Header::LEN + protocol] = SCTP;
+            if let (IpAddr::V4(_), Ok((header, _))) =
+                (to, Ipv4Header::from_slice(&template.frame[Ethernet2Header::LEN..]))
+            {
+                let checksum = header.calc_header_checksum().to_be_bytes();
+                template.frame[Ethernet2Header::LEN + 10..][..2].copy_from_slice(&checksum);
+            }
+        }
+        _ => (),
+    }
     template
 }
 

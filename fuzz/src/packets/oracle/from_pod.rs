@@ -54,7 +54,7 @@ fn segment(case: &Case, payload: &Payload) -> Option<usize> {
     if case.gso_size == 0 {
         return Some(case.frame.len() - ETHERNET);
     }
-    let Payload::Transport { protocol, at } = *payload else { return None };
+    let Payload::Transport { protocol, at, .. } = *payload else { return None };
     let header = match protocol {
         TCP => bytes::<13>(&case.frame, at).map(|tcp| usize::from(tcp[12] / 16) * 4)?,
         UDP => 8,
@@ -74,7 +74,7 @@ fn up_the_stack(frame: &[u8], packet: &Packet, payload: &Payload) -> Result<Expe
     let is_of_a_node = cluster::node_with(packet.destination).is_some()
         || cluster::node_of_pod(packet.destination).is_some_and(cluster::Node::is_own);
     match payload {
-        Payload::Transport { protocol: UDP, at } if is_of_a_node => match number(frame, at + 2) {
+        Payload::Transport { protocol: UDP, at, .. } if is_of_a_node => match number(frame, at + 2) {
             Some(VXLAN_PORT) => Err(DropReason::VxlanFromPod),
             Some(_) => Ok(Expected::Pass),
             None => Err(DropReason::Truncated),

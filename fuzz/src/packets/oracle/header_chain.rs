@@ -42,6 +42,8 @@ pub(super) enum Payload {
         protocol: u8,
         /// Where it begins in the frame.
         at: usize,
+        /// A fragment header came before it, or more fragments come.
+        in_fragments: bool,
     },
     /// A fragment that is not the first: its transport header came before.
     LaterFragment,
@@ -59,7 +61,7 @@ fn walk_v4(frame: &[u8], packet: &Packet) -> Result<Payload, DropReason> {
     let fragment = number(frame, ETHERNET + 6).ok_or(DropReason::Truncated)?;
     // Three flags, then the offset.
     Ok(if fragment % 0x2000 == 0 {
-        Payload::Transport { protocol: packet.protocol, at }
+        Payload::Transport { protocol: packet.protocol, at, in_fragments: fragment & 0x2000 != 0 }
     } else {
         Payload::LaterFragment
     })
@@ -81,6 +83,7 @@ fn walk_v6(frame: &[u8], packet: &Packet) -> Result<Payload, DropReason> {
     let mut at = ETHERNET + packet.length;
     let mut protocol = packet.protocol;
     let mut headers = 0;
+    let mut in_fragments = false;
     loop {
         let unit = match protocol {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY | HOST_IDENTITY | SHIM6 => Unit::Eight,
@@ -90,7 +93,7 @@ fn walk_v6(frame: &[u8], packet: &Packet) -> Result<Payload, DropReason> {
             _ if headers > 0 && protocol != NO_NEXT_HEADER && at >= frame.len() => {
                 return Err(DropReason::BadHeaderChain);
             }
-            _ => return Ok(Payload::Transport { protocol, at }),
+            _ => return Ok(Payload::Transport { protocol, at, in_fragments }),
         };
         headers += 1;
         let [next, length, _, segments_left] = bytes(frame, at).ok_or(DropReason::BadHeaderChain)?;
@@ -103,6 +106,7 @@ fn walk_v6(frame: &[u8], packet: &Packet) -> Result<Payload, DropReason> {
         if protocol == FRAGMENT && number(frame, at + 2).is_some_and(|offset_and_flags| offset_and_flags / 8 != 0) {
             return Ok(Payload::LaterFragment);
         }
+        in_fragments |= protocol == FRAGMENT;
         at += match unit {
             Unit::Eight => (usize::from(length) + 1) * 8,
             Unit::Four => (usize::from(length) + 2) * 4,

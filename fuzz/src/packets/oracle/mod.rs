@@ -9,6 +9,7 @@ mod from_pod;
 mod header;
 mod header_chain;
 mod outer;
+pub mod service;
 mod tunnel;
 
 use weft_common::reason::{DropReason, Program};

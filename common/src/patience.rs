@@ -11,8 +11,8 @@ const SCTP: u8 = 132;
 pub const STREAM_AFTER: u16 = 2;
 
 /// Seconds without a packet after which a flow is over. They are those of the kernel's conntrack, but for TCP that is established:
-/// there it is what kube-proxy sets. `is_kept` says that the flow is in FLOWS. Conntrack tells more states apart; a connection that is half open or half closed counts
-/// as one that lives.
+/// there it is what kube-proxy sets. `is_kept` says that the flow is in FLOWS. Conntrack tells more states apart; a connection that
+/// is half open or half closed counts as one that lives.
 #[inline(always)]
 pub const fn seconds(protocol: u8, flags: u16, is_kept: bool) -> u64 {
     match protocol {

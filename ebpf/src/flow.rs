@@ -25,7 +25,7 @@ pub(crate) struct Key(pub(crate) FlowKey);
 /// A flow that goes on.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
-    pub(crate) entry: *mut Flow,
+    entry: *mut Flow,
     /// It is in FLOWS.
     pub(crate) is_kept: bool,
 }
@@ -82,7 +82,7 @@ pub(crate) fn find(key: &Key, now: u64) -> Option<Found> {
             return Some(found);
         }
     }
-    let found = Found { entry: flows().get_ptr_mut(&key.0)?, is_kept: true };
+    let found = Found::kept(key)?;
     if found.is_alive(key.0.protocol, now) { Some(found) } else { None }
 }
 
@@ -115,6 +115,12 @@ pub(crate) fn back(key: &Key, flow: &Flow) -> Flow {
 }
 
 impl Found {
+    /// The entry of a flow that is kept, or was: it may be over.
+    #[inline(always)]
+    pub(crate) fn kept(key: &Key) -> Option<Self> {
+        Some(Self { entry: flows().get_ptr_mut(&key.0)?, is_kept: true })
+    }
+
     /// What the packet becomes.
     #[inline(always)]
     pub(crate) fn flow(&self) -> Flow {

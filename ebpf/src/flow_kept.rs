@@ -14,7 +14,8 @@ use crate::service_maps::{flow_slot, flows as kept, new_flows};
 use crate::step::{self, Step};
 use crate::{header_chain, maps, transport};
 
-/// Slots that are looked at, one after the other from a random one on. While nine of ten are taken, one flow in thirty is refused.
+/// Slots that are looked at: a random one, and others as far from each other as another random number. Neighbours would be taken together.
+/// While nine of ten are taken, one flow in thirty is refused.
 const LOOKS: u32 = 32;
 /// Nanoseconds after the end of a connection in which there may be more to say. It is remembered for longer, but not where another one needs
 /// its slot.
@@ -66,9 +67,11 @@ fn insert(key: &Key, other: &Key, found: &Found) -> bool {
 #[inline(always)]
 fn take_slot(key: &Key, now: u64) -> bool {
     // SAFETY: a helper without arguments.
-    let start = unsafe { bpf_get_prandom_u32() } % MAX_KEPT_FLOWS;
+    let random = || unsafe { bpf_get_prandom_u32() } % MAX_KEPT_FLOWS;
+    // Odd, so that none is looked at twice.
+    let (start, stride) = (random(), random() | 1);
     for step in 0..LOOKS {
-        let Some(slot) = flow_slot((start + step) % MAX_KEPT_FLOWS) else { continue };
+        let Some(slot) = flow_slot((start + step * stride) % MAX_KEPT_FLOWS) else { continue };
         // SAFETY: the map has the entry as long as the program runs. Half of another CPU's key is no flow's.
         let theirs = Key(unsafe { *slot });
         if is_free(&theirs, now) {
@@ -83,8 +86,7 @@ fn take_slot(key: &Key, now: u64) -> bool {
 /// Whether a slot's flow is over, or has nothing more to say. What is left of it goes.
 #[inline(always)]
 fn is_free(key: &Key, now: u64) -> bool {
-    let Some(entry) = kept().get_ptr_mut(&key.0) else { return true };
-    let found = Found { entry, is_kept: true };
+    let Some(found) = Found::kept(key) else { return true };
     let flow = found.flow();
     let has_ended = flow.flags & flow::CLOSING != 0 && now.saturating_sub(flow.seen) > LAST_WORDS;
     if !has_ended && found.is_alive(key.0.protocol, now) && is_endpoint(&key.0) {
